@@ -1,0 +1,52 @@
+# The same few words on every machine: `make help` lists them. Needs Python 3.11 or newer; everything else goes to .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+EXTRAS := encoder,plots,tensorboard,sentence-transformers,test,dev
+# Two processes of one thread each; the tests of a file stay together, so that they share its fixtures and ports.
+PYTEST_ARGS ?= -n 2 --dist loadfile
+
+.PHONY: help install quickstart example-data lint fix test test-all bench clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(INSTALLED) ## make .venv and install the project with the pinned versions of constraints.txt
+
+# The stamp is older than these files only after they changed: then pip runs again, otherwise nothing does.
+$(INSTALLED): setup.cfg pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or newer is needed, $$($(PYTHON) --version) came: make install PYTHON=/path/to/python3.11"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS)]"
+	@touch $@
+
+quickstart: $(INSTALLED) ## train, evaluate and save a model on the built-in example data: outputs/quickstart
+	$(BIN)/python train_hf.py recipes/quickstart.yaml --output_dir outputs/quickstart
+
+example-data: $(INSTALLED) ## write the example data as files in each format: outputs/example_data
+	$(BIN)/python example_data.py outputs/example_data
+
+lint: $(INSTALLED) ## ruff (rules and format) and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+fix: $(INSTALLED) ## let ruff mend and format what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: lint ## lint and the default tests: offline, on the CPU, at most five minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-all: lint ## lint and all tests; those on published data read the folder MULTITASK_DATA
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS) -m "" -rs
+
+bench: $(INSTALLED) ## run every script in benchmarks/
+	set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+
+clean: ## remove caches and build products; .venv and outputs stay
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

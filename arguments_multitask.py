@@ -1,0 +1,676 @@
+"""What a run can set: a YAML recipe and the command line become four checked dataclasses.
+
+`TaskArguments` is one entry under `tasks:`, `ModelArguments` what the model is, `DataArguments` what it reads and in
+which order, `MultiTaskTrainingArguments` how it trains. Nothing here opens a dataset or a model: a run can be checked,
+and its `--help` printed, without either. What a saved model *is* stands in `configuration_multitask`.
+
+    model_args, data_args, training_args = parse_arguments(["recipes/quickstart.yaml", "--learning_rate", "2e-5"])
+"""
+
+import argparse
+import copy
+import dataclasses
+import os
+import re
+import sys
+import textwrap
+import types
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
+
+import torch
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+from transformers.integrations import is_tensorboard_available
+from transformers.utils import is_torch_bf16_gpu_available, is_torch_xla_available
+
+from configuration_multitask import (
+    HEAD_ACTIVATIONS,
+    HEADS,
+    LOSS_FIELDS,
+    POOLINGS,
+    PROBLEM_TYPES,
+    SPEC_FIELDS,
+    TASK_KINDS,
+    MultiTaskConfig,
+    check_choice,
+    check_number,
+    check_task_name,
+    nearest_name,
+    refuse_unknown_fields,
+)
+
+SPLITS = ("train", "validation", "test")
+ROLES = ("text", "text_pair", "tokens", "label")
+FORMATS = ("csv", "tsv", "json", "parquet", "conll")
+NANO_ROWS = {"train": 128, "validation": 64, "test": 64}
+"""Rows of every task that `--nano` leaves in each split."""
+
+TASK_CHOICES = {
+    "kind": TASK_KINDS,
+    "problem_type": PROBLEM_TYPES,
+    "pooling": POOLINGS,
+    "head": HEADS,
+    "head_activation": HEAD_ACTIVATIONS,
+    "format": FORMATS,
+}
+MAPPING_ARGUMENTS = ("tasks", "sampling_shares")
+"""Arguments that are mappings; the command line reaches into them with dots (`--tasks.ner.loss.weight 0.5`)."""
+
+
+def _option(help: str, default: Any = None) -> Any:
+    """A dataclass field with its help text; lists and mappings are copied for each instance."""
+    if isinstance(default, list | dict):
+        return field(default_factory=lambda: copy.deepcopy(default), metadata={"help": help})
+    return field(default=default, metadata={"help": help})
+
+
+def _switch(help: str) -> Any:
+    """A three-valued switch: unset (None: decided by the program), `--switch` or `--switch true`, `--switch false`."""
+    return field(default=None, metadata={"help": help, "nargs": "?", "const": True})
+
+
+@dataclass
+class TaskArguments:
+    """One entry under `tasks:` in a recipe: where the rows of a task are, how they are read, which head learns them.
+
+    `dataset` is the only field that must be given; the rest is inferred from the dataset's features where that is
+    unambiguous, and the plan of a run says what was. `metadata["help"]` of each field describes it.
+    """
+
+    dataset: str | dict[str, str] = field(
+        metadata={
+            "help": "Hub id, local folder, local file, 'builtin:NAME' (example data), or a mapping from split to file "
+            "(required)."
+        }
+    )
+    kind: str | None = _option(f"One of {', '.join(TASK_KINDS)} (default: inferred from the features).")
+    config: str | None = _option("Configuration (subset) of a Hub dataset (default: its only one).")
+    revision: str | None = _option("Branch, tag or commit of a Hub dataset (default: its main branch).")
+    name: str | None = _option("Folder looked for under --data_root (default: the last part of `dataset`).")
+    format: str | None = _option(f"Format of local files: {', '.join(FORMATS)} (default: by file extension).")
+    column_names: list[str] | None = _option(
+        "Names of the columns of CoNLL and header-less files, from left to right (default: from the file)."
+    )
+    columns: dict[str, str | list[str]] = _option(
+        f"Column that plays each role ({', '.join(ROLES)}), or a list of alternatives of which the first present "
+        "one is taken (default: well-known names).",
+        {},
+    )
+    splits: dict[str, str | None] = _option(
+        "Source split read as our train, validation and test; null reads none (default: the splits of the same name).",
+        {},
+    )
+    labels: list[str] | None = _option(
+        "Label names, position = class index (default: those of the features, else the sorted names in train)."
+    )
+    problem_type: str | None = _option(
+        f"For text-classification: one of {', '.join(PROBLEM_TYPES)} (default: inferred from the labels)."
+    )
+    max_rows: int | dict[str, int] | None = _option(
+        "Rows kept of train (a number) or of each split (a mapping), a seeded random sample (default: all)."
+    )
+    validation_fraction: float = _option(
+        "Share of the train rows (0-1) cut off for validation where there is no validation split.", 0.1
+    )
+    score_range: list[float] | None = _option(
+        "[lowest, highest] score of the source, rescaled to 0..1 (default: scores are taken as they are)."
+    )
+    pooling: str | None = _option(f"Pooling of this task alone: {', '.join(POOLINGS)} (default: the model's).")
+    head: str | None = _option(f"Head of a text-classification: {', '.join(HEADS)} (default: linear).")
+    head_activation: str | None = _option(f"Activation of an mlp head: {', '.join(HEAD_ACTIVATIONS)} (default: tanh).")
+    dropout: float | None = _option("Dropout probability (0-1) in front of the head (default: --head_dropout).")
+    loss: dict[str, Any] | None = _option(
+        "Options of the loss: weight (factor, default: 1.0), class_weights, label_smoothing (0-1); for similarity "
+        "name and scale."
+    )
+
+
+@dataclass
+class ModelArguments:
+    """What the model is: its encoder and what stands between encoder and heads; the heads follow from the tasks."""
+
+    _argument_group_name: ClassVar[str] = "model"
+
+    encoder: str = _option(
+        "Pretrained encoder: a local folder or a Hub id.",
+        "sentence-transformers/all-MiniLM-L6-v2",
+    )
+    pooling: str | None = _option(
+        f"How token states become one vector: {', '.join(POOLINGS)}; unset, what the encoder's folder says, else mean."
+    )
+    projection_dim: int | None = _option(
+        "Features of a linear map after pooling, which heads and embedding read; unset, there is none."
+    )
+    normalize_embeddings: bool | None = _switch(
+        "Whether sentence embeddings have L2 norm 1; unset, what the encoder's folder says, else not."
+    )
+    head_dropout: float = _option("Dropout probability (0-1) in front of every head.", 0.1)
+    max_seq_length: int | None = _option(
+        "Tokens a text is cut to, special tokens included; unset, what the encoder's folder says."
+    )
+    task_name: str | None = _option(
+        "Task that the one-head views and stock pipelines answer with; unset, the first by name of the fitting kind."
+    )
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for values that `MultiTaskConfig` would refuse, before any data is read."""
+        MultiTaskConfig(
+            pooling=self.pooling or "mean", projection_dim=self.projection_dim, max_seq_length=self.max_seq_length
+        )
+        if not 0 <= self.head_dropout <= 1:
+            raise ValueError(f"head_dropout is a probability between 0 and 1; got {self.head_dropout!r}.")
+
+
+@dataclass
+class DataArguments:
+    """What a run reads, in which order, and what it prints at the end.
+
+    Attributes:
+        notes (list[str]): What was decided for the user, one sentence each; printed with the plan.
+
+    Raises:
+        ValueError: for no tasks at all, an unknown field of a task, or a value of the wrong type; the message names
+            the task, the nearest known field and the way out.
+    """
+
+    _argument_group_name: ClassVar[str] = "data"
+
+    tasks: dict[str, TaskArguments] = _option(
+        "The tasks, name -> fields (see below): set by the recipe, single fields by --tasks.TASK.FIELD VALUE.", {}
+    )
+    data_root: str | None = _option("Folder whose DIR/<name> is read in place of the Hub where it is there.")
+    sampling_strategy: str = _option(
+        "How tasks are mixed: proportional, uniform, temperature, annealed, shares or alternating.", "temperature"
+    )
+    sampling_temperature: float = _option(
+        "T of the temperature strategy: a task's share goes with rows^(1/T); 1 is proportional.", 2.0
+    )
+    sampling_cap: int = _option("Rows above which a task counts as no larger, for its share.", 262144)
+    sampling_shares: dict[str, float] | None = _option(
+        "Share of each task's rows in training, name -> number (any sum); needed by the strategy shares."
+    )
+    grouping: str = _option("How rows are put into batches: length (similar lengths, less padding) or none.", "length")
+    offline: bool = _option("Never ask the Hub, not even for what is not in the cache.", False)
+    nano: bool = _option(
+        f"Try the run in about a minute: {NANO_ROWS['train']} train, {NANO_ROWS['validation']} validation and "
+        f"{NANO_ROWS['test']} test rows a task, 1 epoch.",
+        False,
+    )
+    dry_run: bool = _option("Stop after printing the plan.", False)
+    sample_texts: list[str] = _option("Texts that the trained model answers at the end, every task of it.", [])
+    notes: list[str] = field(init=False, default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Turn the mappings under `tasks` into checked `TaskArguments`."""
+        if not isinstance(self.tasks, dict) or not self.tasks:
+            raise ValueError(
+                f"A run needs at least one task: a mapping from task name to its fields, under `tasks:` in a recipe. "
+                f"Got {self.tasks!r}. Give the recipe as the first argument (recipes/quickstart.yaml is one)."
+            )
+        self.tasks = {name: read_task(name, entry) for name, entry in self.tasks.items()}
+        check_type("sampling_shares", self.sampling_shares, dict[str, float] | None)
+        refuse_unknown_fields("sampling_shares", self.sampling_shares or {}, frozenset(self.tasks))
+
+
+def _default_report_to() -> str:
+    """`tensorboard` where it is installed."""
+    return "tensorboard" if is_tensorboard_available() else "none"
+
+
+@dataclass(repr=False)  # TrainingArguments' own repr hides the Hub token, a generated one would print it
+class MultiTaskTrainingArguments(TrainingArguments):
+    """`transformers.TrainingArguments` with other defaults and two arguments more.
+
+    Defaults that differ from `TrainingArguments`:
+
+    - Order of rows: `train_sampling_strategy="sequential"` (the task-sampling dataset is shuffled already).
+    - Batches: `per_device_train_batch_size=32`, `per_device_eval_batch_size=64`, `label_names=["labels"]`.
+    - Optimisation: `learning_rate=1e-4`, `weight_decay=0.01`, `warmup_steps=0.06` (below 1: a share of all steps).
+    - Evaluation: `eval_strategy` and `save_strategy` `"epoch"`, `load_best_model_at_end=True`,
+      `metric_for_best_model="eval_mean_score"`, `save_total_limit=2`; `greater_is_better` is derived from the metric's
+      name (False for `...loss` and `...mse`).
+    - Logs: `logging_steps=20`, `report_to="tensorboard"` where it is installed.
+    - Hardware: `bf16` is decided: on where a GPU computes in it, or a CPU with AMX or avx512_bf16. `use_cpu` is set
+      where there is no accelerator. `ddp_find_unused_parameters=False`.
+
+    Attributes:
+        notes (list[str]): What was decided for the user (bf16), one sentence each; printed with the plan.
+
+    Raises:
+        ValueError: for a value out of its range, besides all that `TrainingArguments` refuses.
+    """
+
+    _argument_group_name: ClassVar[str] = "training (transformers.TrainingArguments and two more)"
+
+    train_sampling_strategy: str = field(
+        default="sequential",
+        metadata={
+            "help": "How Trainer reads the task-sampling dataset, whose own order is the plan: keep sequential.",
+            "choices": ["random", "sequential", "group_by_length", "batch_rebalance"],
+        },
+    )
+    per_device_train_batch_size: int = _option("Items (labelled rows) of a training batch on one device.", 32)
+    per_device_eval_batch_size: int = _option("Items (labelled rows) of an evaluation batch on one device.", 64)
+    learning_rate: float = _option("Highest learning rate, reached after warm-up.", 1e-4)
+    weight_decay: float = _option("Weight decay of AdamW; biases and norms have none.", 0.01)
+    warmup_steps: float = _option("Steps of linear warm-up; below 1, a share of all steps.", 0.06)
+    num_train_epochs: float = _option("Epochs: passes over the plan.", 3.0)
+    logging_steps: float = _option("Steps between two log lines; below 1, a share of all steps.", 20)
+    eval_strategy: str = _option("When to evaluate on validation rows: no, steps or epoch.", "epoch")
+    save_strategy: str = _option("When to save a checkpoint: no, steps, epoch or best.", "epoch")
+    save_total_limit: int | None = _option("Checkpoints kept, the best among them; null in a recipe keeps all.", 2)
+    load_best_model_at_end: bool = _option("Whether the best checkpoint is loaded after training.", True)
+    metric_for_best_model: str | None = _option(
+        "Metric of the best checkpoint: eval_mean_score, eval_loss or eval_<task>_<metric>.", "eval_mean_score"
+    )
+    report_to: None | str | list[str] = field(
+        default_factory=_default_report_to,
+        metadata={"help": "Where logs go: tensorboard, wandb, trackio, ..., all or none."},
+    )
+    label_names: list[str] | None = _option("Inputs of the model that are labels; keep it.", ["labels"])
+    bf16: bool | None = _switch(  # type: ignore[assignment]  # None until decided; a bool after __post_init__
+        "Train in bfloat16 mixed precision; unset, where the hardware computes in it (GPU, or CPU with AMX or "
+        "avx512_bf16)."
+    )
+    ddp_find_unused_parameters: bool | None = _option(
+        "Whether DDP looks for parameters without gradient; the model has none, so keep it.", False
+    )
+    early_stopping_patience: int | None = _option(
+        "Evaluations without a better metric_for_best_model after which training stops; unset, never."
+    )
+    head_learning_rate: float | None = _option(
+        "Learning rate of everything outside the encoder; unset, --learning_rate."
+    )
+    notes: list[str] = field(init=False, default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Decide precision and device, derive `greater_is_better`, then check all as `TrainingArguments` does."""
+        for name in ("early_stopping_patience", "head_learning_rate"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} must be greater than 0, or unset; got {value!r}.")
+        if self.greater_is_better is None and self.metric_for_best_model is not None:
+            self.greater_is_better = not self.metric_for_best_model.endswith(("loss", "mse"))
+        if not torch.accelerator.is_available() and not is_torch_xla_available():
+            self.use_cpu = True  # with bf16, and with several processes, Trainer asks for it in so many words
+        if self.bf16 is None:
+            self.bf16 = self._decide_bf16()
+        super().__post_init__()
+
+    def _decide_bf16(self) -> bool:
+        """Whether to train in bf16, saying so in `notes`; an fp16 that was asked for stands."""
+        if self.fp16 or os.environ.get("ACCELERATE_MIXED_PRECISION") == "fp16":
+            return False
+        has_bf16, hardware = find_bf16(self.use_cpu)
+        switch = "--bf16 false switches it off" if has_bf16 else "--bf16 true asks for it all the same"
+        self.notes.append(f"Mixed precision: bf16 is {'on' if has_bf16 else 'off'} ({hardware}); {switch}.")
+        return has_bf16
+
+
+def find_bf16(use_cpu: bool) -> tuple[bool, str]:
+    """Whether the hardware computes in bfloat16 (an emulated bf16 is slower than float32), and which hardware it is."""
+    if use_cpu:
+        capabilities = torch.cpu.get_capabilities()
+        found = [name for name in ("amx_bf16", "avx512_bf16") if capabilities.get(name)]
+        return bool(found), f"CPU with {' and '.join(found)}" if found else "CPU without AMX and avx512_bf16"
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False), torch.cuda.get_device_name()
+    return is_torch_bf16_gpu_available() and not torch.backends.mps.is_available(), "accelerator"
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether `value` has the annotated type; a whole number is a float, a boolean is no number."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(fits(value, one) for one in inner)
+    if origin is Literal:
+        return value in inner
+    if origin is list:
+        return isinstance(value, list) and all(fits(item, inner[0]) for item in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(fits(k, inner[0]) and fits(v, inner[1]) for k, v in value.items())
+    if isinstance(value, bool):
+        return hint in (bool, Any)
+    if hint is float:
+        return isinstance(value, int | float)
+    return hint is Any or isinstance(value, hint)
+
+
+def check_type(where: str, value: Any, hint: Any) -> None:
+    """Raise ValueError naming the expected type unless `value` fits `hint`."""
+    if fits(value, hint):
+        return
+    expected = hint.__name__ if isinstance(hint, type) and get_origin(hint) is None else str(hint)
+    quote = " Quote text that YAML reads as a number or a boolean." if "str" in expected else ""
+    raise ValueError(f"{where} must be {expected.replace('typing.', '')}; got {value!r}.{quote}")
+
+
+def read_task(name: Any, entry: Any) -> TaskArguments:
+    """Return one entry under `tasks:` as checked `TaskArguments`.
+
+    Args:
+        name (str): Name of the task.
+        entry (dict or TaskArguments): Its fields.
+
+    Raises:
+        ValueError: for a task name that cannot be a module name, an unknown field (with the nearest known one), a
+            missing `dataset`, a value of the wrong type or a choice that does not exist.
+    """
+    check_task_name(name)
+    if isinstance(entry, dict):
+        refuse_unknown_fields(f"Task {name!r}", entry, frozenset(TASK_HINTS))
+        if not entry.get("dataset"):
+            raise ValueError(
+                f"Task {name!r} needs a `dataset`: a Hub id, a local folder or file, or builtin:NAME. Got {entry!r}."
+            )
+        entry = TaskArguments(**{key: value for key, value in entry.items() if value is not None})
+    if not isinstance(entry, TaskArguments):
+        raise ValueError(f"Task {name!r} must be a mapping from field to value; got {entry!r}.")
+    check_task_arguments(name, entry)
+    return entry
+
+
+def check_task_arguments(name: str, task: TaskArguments) -> None:
+    """Raise ValueError, naming the task and the field, for what can be refused before the data is opened."""
+    for key, hint in TASK_HINTS.items():
+        check_type(f"Task {name!r}: {key}", getattr(task, key), hint)
+    for key, choices in TASK_CHOICES.items():
+        if getattr(task, key) is not None:
+            check_choice(name, key, getattr(task, key), choices)
+    refuse_unknown_fields(f"Task {name!r}: columns", task.columns, frozenset(ROLES))
+    refuse_unknown_fields(f"Task {name!r}: splits", task.splits, frozenset(SPLITS))
+    _check_rows(name, task)
+    _check_head(name, task)
+
+
+def _check_rows(name: str, task: TaskArguments) -> None:
+    """Refuse split names, caps, shares and score ranges that cannot be met."""
+    if isinstance(task.dataset, dict):
+        refuse_unknown_fields(f"Task {name!r}: dataset", task.dataset, frozenset(SPLITS))
+    refuse_unknown_fields(f"Task {name!r}: max_rows", rows_by_split(task.max_rows), frozenset(SPLITS))
+    for split, rows in rows_by_split(task.max_rows).items():
+        check_number(name, f"max_rows of {split}", rows, 1)
+    check_number(name, "validation_fraction", task.validation_fraction, 0.0, 0.9)
+    if task.score_range is not None and (len(task.score_range) != 2 or task.score_range[0] >= task.score_range[1]):
+        raise ValueError(f"Task {name!r}: score_range must be [lowest, highest]; got {task.score_range}.")
+
+
+def _check_head(name: str, task: TaskArguments) -> None:
+    """Refuse head and loss fields that no kind, or not this kind, has."""
+    if task.dropout is not None:
+        check_number(name, "dropout", task.dropout, 0.0, 1.0)
+    if task.kind is None:
+        loss_fields = frozenset[str]().union(*LOSS_FIELDS.values())
+    else:
+        loss_fields = LOSS_FIELDS[task.kind]
+        given = [key for key in HEAD_FIELDS if getattr(task, key) is not None]
+        refuse_unknown_fields(f"Task {name!r} ({task.kind})", given, SPEC_FIELDS[task.kind])
+    refuse_unknown_fields(f"Task {name!r}: loss", task.loss or {}, loss_fields)
+
+
+def rows_by_split(max_rows: int | dict[str, int] | None) -> dict[str, int]:
+    """`max_rows` with a bare number (the cap of train) spelled out: split -> rows."""
+    return {"train": max_rows} if isinstance(max_rows, int) else dict(max_rows or {})
+
+
+TASK_HINTS: dict[str, Any] = get_type_hints(TaskArguments)
+HEAD_FIELDS = sorted(frozenset[str]().union(*SPEC_FIELDS.values()) & TASK_HINTS.keys())
+"""Fields of `TaskArguments` that describe the head; which of them a task may have depends on its kind."""
+ARGUMENT_CLASSES: Any = (ModelArguments, DataArguments, MultiTaskTrainingArguments)
+ARGUMENT_FIELDS: dict[str, dataclasses.Field] = {
+    one.name: one for arguments in ARGUMENT_CLASSES for one in dataclasses.fields(arguments) if one.init
+}
+"""Every argument of a run by name: the keys of a recipe and, behind `--`, of the command line."""
+ARGUMENT_HINTS: dict[str, Any] = {name: hint for one in ARGUMENT_CLASSES for name, hint in get_type_hints(one).items()}
+
+
+class RecipeLoader(yaml.SafeLoader):
+    """`yaml.SafeLoader` that refuses a doubled key and reads plain words as YAML 1.2 does.
+
+    `1e-4` is a number, and `no`, `yes`, `on`, `off`, `12:30` and dates are text: a recipe says `eval_strategy: no`.
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """Build a mapping, refusing a key that stands twice (the later one would win unseen)."""
+        seen = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} stands twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+RecipeLoader.yaml_implicit_resolvers = {
+    first: [(tag, words) for tag, words in resolvers if tag.rpartition(":")[2] in ("null", "merge")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _tag, _words, _first in (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?(0|[1-9][0-9]*)", "-+0123456789"),
+    ("float", r"[-+]?((\.[0-9]+|[0-9]+\.[0-9]*)([eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.inf)|\.nan", "-+.0123456789"),
+):
+    RecipeLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_words})$"), list(_first))
+
+
+def read_yaml(text: str, where: str) -> Any:
+    """Return what a YAML text says; `where` stands in front of the error.
+
+    Raises:
+        ValueError: if it is no YAML, or a key stands twice.
+    """
+    try:
+        return yaml.load(text, Loader=RecipeLoader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{where} is not valid YAML: {error}") from error
+
+
+def read_recipe(path: str) -> dict[str, Any]:
+    """Return the keys of a recipe file, each the name of an argument.
+
+    Raises:
+        ValueError: if there is no such file, it is not a YAML mapping, or a key is no argument (with the nearest one).
+    """
+    file = Path(path)
+    if not file.is_file():
+        siblings = sorted(str(one) for one in file.parent.glob("*.yaml"))
+        listed = f" In its folder are: {', '.join(siblings)}." if siblings else ""
+        raise ValueError(f"There is no recipe {path!r}; the first argument must be a YAML file.{listed}")
+    recipe = read_yaml(file.read_text(encoding="utf-8"), path)
+    if not isinstance(recipe, dict):
+        raise ValueError(f"A recipe is a mapping from argument to value; {path} holds {type(recipe).__name__}.")
+    for key in recipe:
+        if key not in ARGUMENT_FIELDS:
+            raise ValueError(f"{path}: there is no argument {key!r}.{nearest_name(key, ARGUMENT_FIELDS)}")
+        if key in MAPPING_ARGUMENTS:
+            check_type(f"{path}: {key}", recipe[key], dict | None)
+    return recipe
+
+
+class RunArgumentParser(HfArgumentParser):
+    """The parser of a run's arguments: errors of one line, and the fields of a task in `--help`."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            ARGUMENT_CLASSES,
+            usage="%(prog)s [RECIPE.yaml] [--argument value ...] [--tasks.TASK.FIELD value ...]",
+            description="Train one encoder with a head for each task of a recipe.",
+            epilog=_describe_task_fields(),
+            formatter_class=_HelpFormatter,
+            allow_abbrev=False,
+        )
+        self.add_argument("recipe", nargs="?", help="YAML file whose keys are the arguments below.")
+        self.source = ""
+
+    def error(self, message: str) -> NoReturn:
+        """Print one line (not the usage of two hundred arguments) and leave with exit code 2."""
+        self.exit(2, f"{self.prog}: error: {self.source}{message}\n")
+
+    def use_recipe(self, path: str, recipe: dict[str, Any]) -> list[str]:
+        """Make lists, mappings and nulls of a recipe defaults; return its other values as command-line words.
+
+        Raises:
+            ValueError: for a list, mapping or null where the argument takes none.
+        """
+        words = []
+        for key, value in recipe.items():
+            if key in MAPPING_ARGUMENTS:
+                continue
+            if value is None or isinstance(value, list | dict):
+                check_type(f"{path}: {key}", value, ARGUMENT_HINTS[key])
+                self.set_defaults(**{key: value})
+            elif value is True and ARGUMENT_FIELDS[key].metadata.get("const") is True:
+                words.append(f"--{key}")
+            else:
+                words.append(f"--{key}={value}")
+        self.source = f"{path}: "
+        self.parse_known_args(words)  # so that a value of the wrong type is reported as the recipe's
+        self.source = ""
+        return words
+
+    def refuse_unknown(self, words: list[str]) -> None:
+        """Leave with the nearest known argument if `words` (what argparse did not understand) is not empty."""
+        if not words:
+            return
+        flag = next((word for word in words if word.startswith("--")), words[0])
+        if not flag.startswith("--"):
+            self.error(f"unexpected {flag!r}; a recipe comes first, and values follow a --name.")
+        name = flag.partition("=")[0].lstrip("-").replace("-", "_")
+        self.error(f"there is no argument --{name}.{nearest_name(name, ARGUMENT_FIELDS)}")
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Defaults behind every argument, the list of task fields as it is written."""
+
+
+def _describe_task_fields() -> str:
+    """The fields of an entry under `tasks:`, one a line."""
+    described = []
+    for one in dataclasses.fields(TaskArguments):
+        default = f" (default: {one.default})" if isinstance(one.default, float) else ""
+        text = f"{one.name:<20}  {one.metadata['help']}{default}"
+        described.append(textwrap.fill(text, 100, initial_indent="  ", subsequent_indent=" " * 24))
+    return "fields of a task (--tasks.TASK.FIELD VALUE, the value is YAML):\n" + "\n".join(described)
+
+
+def take_overrides(words: list[str]) -> tuple[list[str], list[tuple[list[str], Any]]]:
+    """Split a command line into plain words and overrides of mapping arguments.
+
+    Returns:
+        The words that argparse reads, and for each `--tasks.ner.loss.weight 0.5` (or `...weight=0.5`) a pair of path
+        and value: `(["tasks", "ner", "loss", "weight"], 0.5)`.
+
+    Raises:
+        ValueError: if a value is missing or is not valid YAML.
+    """
+    plain, overrides, rest = [], [], list(words)
+    while rest:
+        word = rest.pop(0)
+        flag, has_value, value = word.partition("=")
+        path = flag.removeprefix("--").split(".")
+        if not word.startswith("--") or path[0].replace("-", "_") not in MAPPING_ARGUMENTS:
+            plain.append(word)
+            continue
+        if not has_value:
+            if not rest or rest[0].startswith("--"):
+                raise ValueError(f"{flag} needs a value: {flag} VALUE.")
+            value = rest.pop(0)
+        overrides.append(([path[0].replace("-", "_"), *path[1:]], read_yaml(value, flag)))
+    return plain, overrides
+
+
+def apply_override(arguments: dict[str, Any], path: list[str], value: Any) -> None:
+    """Set one dotted path in the mapping arguments, in place.
+
+    Raises:
+        ValueError: if the path leads through a task that the recipe does not have, or through something that is no
+            mapping. (Unknown fields are refused when the task is read.)
+    """
+    flag = f"--{'.'.join(path)}"
+    if path[0] == "tasks" and len(path) == 2:
+        raise ValueError(f"{flag} names a task but no field of it; write {flag}.FIELD VALUE.")
+    if path[0] == "tasks" and len(path) > 2 and path[1] not in (arguments.get("tasks") or {}):
+        known = arguments.get("tasks") or {}
+        raise ValueError(
+            f"{flag}: there is no task {path[1]!r}; the recipe's tasks are: {', '.join(known) or 'none'}."
+            f"{nearest_name(path[1], known)}"
+        )
+    node = arguments
+    for depth, key in enumerate(path[:-1]):
+        inner = node.get(key)
+        if path[0] == "tasks" and depth == 2 and key == "max_rows" and isinstance(inner, int):
+            inner = rows_by_split(inner)
+        node[key] = {} if inner is None else inner
+        node = node[key]
+        if not isinstance(node, dict):
+            raise ValueError(f"{flag}: {key} is {node!r} and has no field {path[depth + 1]!r}; set {key} as a whole.")
+    node[path[-1]] = value
+    if len(path) == 1:
+        check_type(flag, value, dict)
+
+
+def cap_rows(tasks: dict[str, Any], overrides: list[tuple[list[str], Any]]) -> None:
+    """Cap every task to `NANO_ROWS`, in place; smaller caps, and those of the command line, stay."""
+    for name, entry in tasks.items():
+        if not isinstance(entry, dict) or not fits(entry.get("max_rows"), TASK_HINTS["max_rows"]):
+            continue  # refused, with its reason, when the task is read
+        given = rows_by_split(entry.get("max_rows"))
+        capped = {split: min(rows, given.get(split, rows)) for split, rows in NANO_ROWS.items()}
+        for path, value in overrides:
+            if path[:3] == ["tasks", name, "max_rows"]:
+                capped |= rows_by_split(value) if len(path) == 3 else {path[3]: value}
+        entry["max_rows"] = capped
+
+
+def parse_arguments(
+    argv: list[str] | None = None,
+) -> tuple[ModelArguments, DataArguments, MultiTaskTrainingArguments]:
+    """Read `[recipe.yaml] [--argument value ...] [--tasks.<task>.<field> value ...]`; the later one wins.
+
+    Args:
+        argv (list[str]): Words of the command line, without the program. Default: `sys.argv[1:]`.
+
+    Returns:
+        The checked arguments; `data_args.notes` and `training_args.notes` say what was decided for the user.
+
+    Raises:
+        SystemExit: with exit code 2 and one line on standard error, as argparse does, for anything that is unknown (the
+            line names the nearest known argument, task or field), of the wrong type or out of its range.
+    """
+    parser = RunArgumentParser()
+    try:
+        return _parse(parser, list(sys.argv[1:] if argv is None else argv))
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def _parse(
+    parser: RunArgumentParser, words: list[str]
+) -> tuple[ModelArguments, DataArguments, MultiTaskTrainingArguments]:
+    """`parse_arguments` with ValueError for what argparse does not see."""
+    words, overrides = take_overrides(words)
+    recipe_words: list[str] = []
+    recipe: dict[str, Any] = {}
+    if words and not words[0].startswith("-"):
+        recipe = read_recipe(words[0])
+        recipe_words = [words[0], *parser.use_recipe(words.pop(0), recipe)]
+    given, unknown = parser.parse_known_args([*recipe_words, *words])
+    parser.refuse_unknown(unknown)
+    if given.recipe and not recipe_words:
+        parser.refuse_unknown([given.recipe])
+    mappings = {name: recipe.get(name) for name in MAPPING_ARGUMENTS}
+    for path, value in overrides:
+        apply_override(mappings, path, value)
+    if given.nano:
+        cap_rows(mappings["tasks"] or {}, overrides)
+        recipe_words += ["--num_train_epochs=1", "--max_steps=-1"]
+    parser.set_defaults(**mappings)
+    model_args, data_args, training_args, _ = parser.parse_args_into_dataclasses(
+        [*recipe_words, *words], look_for_args_file=False
+    )
+    if given.nano:
+        rows = ", ".join(f"{rows} {split}" for split, rows in NANO_ROWS.items())
+        data_args.notes.append(f"nano: at most {rows} rows a task and 1 epoch, unless the command line says otherwise.")
+    return model_args, data_args, training_args

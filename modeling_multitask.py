@@ -1,0 +1,773 @@
+"""The model: one shared encoder, a sentence embedding, and a head for every task. Tensors in; embeddings, logits, loss out.
+
+Decoding of logits into labels and spans is `pipeline_multitask`; what a model is made of is `configuration_multitask`;
+data and training live outside. The three files travel with every saved folder, so that it opens anywhere:
+
+    model = AutoModel.from_pretrained(folder, trust_remote_code=True)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model.predict(["Shares of Siemens rose."], tokenizer)
+    model.encode(["Shares of Siemens rose."], tokenizer)             # (1, dim)
+"""
+
+import inspect
+import json
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoModel, PreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassifierOutput
+from transformers.utils import ModelOutput
+
+try:  # in a saved folder; transformers finds these lines and copies the files along
+    from .configuration_multitask import (
+        FEATURE_EXTRACTION,
+        LABEL_PADDING,
+        MULTI_LABEL,
+        POOLINGS,
+        REGRESSION,
+        SENTENCE_SIMILARITY,
+        TEXT_CLASSIFICATION,
+        TOKEN_CLASSIFICATION,
+        MultiTaskConfig,
+        num_outputs,
+    )
+    from .pipeline_multitask import encode, predict
+except ImportError:  # as flat modules
+    if __package__:
+        raise
+    from configuration_multitask import (
+        FEATURE_EXTRACTION,
+        LABEL_PADDING,
+        MULTI_LABEL,
+        POOLINGS,
+        REGRESSION,
+        SENTENCE_SIMILARITY,
+        TEXT_CLASSIFICATION,
+        TOKEN_CLASSIFICATION,
+        MultiTaskConfig,
+        num_outputs,
+    )
+    from pipeline_multitask import encode, predict
+
+logger = logging.getLogger(__name__)
+
+AUTO_MAP = {
+    "AutoConfig": "configuration_multitask.MultiTaskConfig",
+    "AutoModel": "modeling_multitask.MultiTaskModel",
+    "AutoModelForSequenceClassification": "modeling_multitask.MultiTaskForSequenceClassification",
+    "AutoModelForTokenClassification": "modeling_multitask.MultiTaskForTokenClassification",
+}
+CUSTOM_PIPELINES = {"multitask": {"impl": "pipeline_multitask.MultiTaskPipeline", "pt": ["AutoModel"], "type": "text"}}
+COSENT_SCALE = 20.0
+
+
+# Pooling: (hidden (B, T, H), mask (B, T)) -> (B, H). A row without a single real token pools to zeros.
+
+
+def pool_mean(hidden: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the real tokens."""
+    weights = mask.unsqueeze(-1).to(hidden.dtype)
+    return (hidden * weights).sum(1) / weights.sum(1).clamp(min=1.0)
+
+
+def pool_cls(hidden: Tensor, mask: Tensor) -> Tensor:
+    """The first real token, wherever padding puts it."""
+    return token_at(hidden, mask, mask.long().argmax(dim=1))
+
+
+def pool_max(hidden: Tensor, mask: Tensor) -> Tensor:
+    """Element-wise maximum over the real tokens."""
+    lowest = hidden.masked_fill(~mask.bool().unsqueeze(-1), torch.finfo(hidden.dtype).min).amax(dim=1)
+    return lowest.masked_fill(~mask.bool().any(dim=1, keepdim=True), 0.0)
+
+
+def pool_mean_sqrt_len(hidden: Tensor, mask: Tensor) -> Tensor:
+    """Sum over the real tokens, divided by the root of their number."""
+    weights = mask.unsqueeze(-1).to(hidden.dtype)
+    return (hidden * weights).sum(1) / weights.sum(1).clamp(min=1.0).sqrt()
+
+
+def pool_weighted_mean(hidden: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the real tokens, the k-th weighted by k (SGPT, Muennighoff 2022, eq. 2, https://arxiv.org/abs/2202.08904)."""
+    weights = (mask.long().cumsum(dim=1) * mask.long()).unsqueeze(-1).to(hidden.dtype)
+    return (hidden * weights).sum(1) / weights.sum(1).clamp(min=1.0)
+
+
+def pool_last_token(hidden: Tensor, mask: Tensor) -> Tensor:
+    """The last real token."""
+    positions = torch.arange(mask.shape[1], device=mask.device)
+    return token_at(hidden, mask, (positions * mask.long()).argmax(dim=1))
+
+
+def token_at(hidden: Tensor, mask: Tensor, position: Tensor) -> Tensor:
+    """The state at one position a row. Shapes (B, T, H), (B, T), (B,) -> (B, H); zeros where that token is padding."""
+    rows = torch.arange(hidden.shape[0], device=hidden.device)
+    return hidden[rows, position] * mask[rows, position].unsqueeze(-1).to(hidden.dtype)
+
+
+POOLERS: dict[str, Callable[[Tensor, Tensor], Tensor]] = dict(
+    zip(POOLINGS, (pool_mean, pool_cls, pool_max, pool_mean_sqrt_len, pool_weighted_mean, pool_last_token), strict=True)
+)
+
+
+class TaskHead(nn.Module):
+    """Dropout and a linear layer; with `head: mlp` a dense layer and an activation before them.
+
+    `forward`: features (..., in) -> logits (..., classes).
+    """
+
+    ACTIVATIONS = {"tanh": nn.Tanh, "gelu": nn.GELU, "relu": nn.ReLU}
+
+    def __init__(self, spec: dict[str, Any], in_features: int, dropout: float):
+        super().__init__()
+        hidden = spec.get("head") == "mlp"
+        self.dense = nn.Linear(in_features, in_features) if hidden else nn.Identity()
+        self.activation = self.ACTIVATIONS[spec["head_activation"]]() if hidden else nn.Identity()
+        self.dropout = nn.Dropout(spec.get("dropout", dropout))
+        self.out = nn.Linear(in_features, num_outputs(spec))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (..., in) -> logits (..., classes)."""
+        return self.out(self.dropout(self.activation(self.dense(features))))
+
+
+# Losses: logits and labels of the labelled items only -> one loss an item, so that the divisor is the model's business.
+
+
+def class_weight_tensor(spec: dict[str, Any], logits: Tensor) -> Tensor | None:
+    """`loss.class_weights` as a tensor beside the logits, or None."""
+    weights = spec["loss"].get("class_weights")
+    return None if weights is None else logits.new_tensor(weights)
+
+
+def classification_losses(spec: dict[str, Any], logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy an item, times its class's weight (not divided by the weights, which would depend on the batch).
+
+    Shapes: logits (N, classes), labels (N,) -> (N,).
+    """
+    return F.cross_entropy(
+        logits,
+        labels,
+        weight=class_weight_tensor(spec, logits),
+        reduction="none",
+        label_smoothing=spec["loss"].get("label_smoothing", 0.0),
+    )
+
+
+def multi_label_losses(spec: dict[str, Any], logits: Tensor, labels: Tensor) -> Tensor:
+    """Binary cross-entropy, mean over the classes. Shapes: logits and labels (N, classes) -> (N,)."""
+    weight = class_weight_tensor(spec, logits)
+    return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), weight=weight, reduction="none").mean(1)
+
+
+def regression_losses(spec: dict[str, Any], logits: Tensor, labels: Tensor) -> Tensor:
+    """Squared error. Shapes: logits (N, 1), labels (N,) -> (N,)."""
+    return F.mse_loss(logits.squeeze(-1), labels.to(logits.dtype), reduction="none")
+
+
+def token_losses(spec: dict[str, Any], logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy, mean over an item's labelled tokens. Shapes: logits (N, T, classes), labels (N, T) -> (N,)."""
+    labelled = labels != LABEL_PADDING
+    losses = logits.new_zeros(labels.shape)
+    losses[labelled] = classification_losses(spec, logits[labelled], labels[labelled]).to(losses.dtype)
+    return losses.sum(1) / labelled.sum(1)
+
+
+def similarity_losses(spec: dict[str, Any], cosines: Tensor, labels: Tensor) -> Tensor:
+    """Squared error of the cosine, or CoSENT. Shapes: cosines and labels (N,) -> (N,)."""
+    if spec["loss"].get("name", "mse") == "cosent":
+        return cosent_losses(cosines, labels, spec["loss"].get("scale", COSENT_SCALE))
+    return F.mse_loss(cosines, labels.to(cosines.dtype), reduction="none")
+
+
+def cosent_losses(cosines: Tensor, labels: Tensor, scale: float = COSENT_SCALE) -> Tensor:
+    """CoSENT: log(1 + sum over pairs i, j with label_i < label_j of exp(scale * (cos_i - cos_j))).
+
+    A loss of the whole micro-batch, not of an item: it is the same number for each of the N items here, so that its
+    share of the mean is that of the other tasks. It therefore depends on how a global batch is cut, and is exempt from
+    the rule that 1x8 and 8x1 accumulation give equal gradients.
+
+    Shapes: cosines and labels (N,) -> (N,). Reference: Su 2022, https://kexue.fm/archives/8847, eq. 4 (there scale 20).
+    """
+    differences = scale * (cosines[:, None] - cosines[None, :])
+    ordered = labels[:, None] < labels[None, :]
+    terms = torch.cat([cosines.new_zeros(1), differences[ordered]])
+    return torch.logsumexp(terms, dim=0).expand(len(cosines))
+
+
+def embedding_losses(spec: dict[str, Any], embeddings: Tensor, labels: Tensor) -> Tensor:
+    """One minus the cosine to the teacher's embedding. Shapes: both (N, dim) -> (N,)."""
+    return 1.0 - F.cosine_similarity(embeddings, labels.to(embeddings.dtype), dim=-1)
+
+
+def losses_of(spec: dict[str, Any]) -> Callable[[dict[str, Any], Tensor, Tensor], Tensor]:
+    """The loss function of a task: by kind, and for text-classification by problem type."""
+    if spec["kind"] == TEXT_CLASSIFICATION:
+        return {MULTI_LABEL: multi_label_losses, REGRESSION: regression_losses}.get(
+            spec["problem_type"], classification_losses
+        )
+    return {
+        TOKEN_CLASSIFICATION: token_losses,
+        SENTENCE_SIMILARITY: similarity_losses,
+        FEATURE_EXTRACTION: embedding_losses,
+    }[spec["kind"]]
+
+
+def has_label(labels: Tensor) -> Tensor:
+    """Which items carry a label: not all `LABEL_PADDING` (integers) or NaN (floats). Shape (items, ...) -> (items,)."""
+    present = ~labels.isnan() if labels.is_floating_point() else labels != LABEL_PADDING
+    return present.flatten(1).any(1) if present.dim() > 1 else present
+
+
+@dataclass
+class MultiTaskOutput(ModelOutput):
+    """What the model answers. Items are rows of the batch; the second texts of pairs are not among them.
+
+    Attributes:
+        loss: Sum over items and their tasks of `weight * loss`, over the number of items. Scalar; with labels only.
+        last_hidden_state: Token states. Shape (items, tokens, hidden_size).
+        sentence_embedding: Pooled, projected, normalised if configured. Shape (items, embedding_size).
+        logits: Task -> (items, classes), (items, tokens, classes), (items,) cosines (NaN without a pair), or
+            (items, embedding_size).
+        task_losses: Task -> mean loss over its items in this batch, before its weight. Scalars, detached.
+        task_items: Task -> how many items of this batch carry its label. Scalars, int64.
+        hidden_states: On request, the encoder's layers. Each (items [+ pairs], tokens, hidden_size).
+        attentions: On request (eager attention). Each (items [+ pairs], heads, tokens, tokens).
+    """
+
+    loss: Tensor | None = None
+    last_hidden_state: Tensor | None = None
+    sentence_embedding: Tensor | None = None
+    logits: dict[str, Tensor] | None = None
+    task_losses: dict[str, Tensor] | None = None
+    task_items: dict[str, Tensor] | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+class MultiTaskPreTrainedModel(PreTrainedModel):
+    """Encoder, projection and heads, and how they are loaded and saved; the classes below differ in what they answer."""
+
+    config_class = MultiTaskConfig
+    base_model_prefix = "encoder"
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False  # the loss is a mean already; Trainer must not divide or multiply it again
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    def __init__(self, config: MultiTaskConfig, encoder: PreTrainedModel | None = None):
+        super().__init__(config)
+        self.encoder = AutoModel.from_config(config.encoder_config) if encoder is None else encoder
+        if getattr(self.encoder, "pooler", None) is not None:
+            self.encoder.pooler = None  # nothing reads it, and DDP would wait for its gradient
+        self.projection = (
+            nn.Linear(config.hidden_size, config.projection_dim) if config.projection_dim else nn.Identity()
+        )
+        self.heads = nn.ModuleDict(
+            {name: self._new_head(spec) for name, spec in config.tasks.items() if num_outputs(spec)}
+        )
+        self.encoder_inputs = frozenset(inspect.signature(self.encoder.forward).parameters)
+        self.post_init()
+
+    def _new_head(self, spec: dict[str, Any]) -> TaskHead:
+        is_token_level = spec["kind"] == TOKEN_CLASSIFICATION
+        in_features = self.config.hidden_size if is_token_level else self.config.embedding_size
+        return TaskHead(spec, in_features, self.config.head_dropout)
+
+    @classmethod
+    def from_backbone(
+        cls, name: str, tasks: dict[str, dict[str, Any]] | None = None, revision: str | None = None, **config: Any
+    ) -> "MultiTaskPreTrainedModel":
+        """Start from a pretrained encoder: its weights, and for a sentence-transformers folder also its habits.
+
+        Args:
+            name (str): Folder or Hub id, anything `AutoModel.from_pretrained` opens (safetensors only).
+            tasks (dict): The tasks, as for `MultiTaskConfig`; their heads start random.
+            revision (str): Branch, tag or commit of a Hub repository.
+            config: Further fields of `MultiTaskConfig`. `pooling`, `normalize_embeddings` and `max_seq_length` that are
+                not given (or None) are taken from a sentence-transformers folder; the log says so.
+
+        Returns:
+            A model in evaluation mode.
+        """
+        encoder = AutoModel.from_pretrained(name, revision=revision, use_safetensors=True)
+        encoder.config._name_or_path = ""  # else a path of this machine would be published in config.json
+        config = {field: value for field, value in config.items() if value is not None}
+        inherited = {k: v for k, v in sentence_transformers_fields(Path(name)).items() if k not in config}
+        if inherited:
+            logger.warning("From the sentence-transformers files of %s: %s", name, inherited)
+        # attn_implementation: a new parent config would reset that of this live encoder, which then runs eager
+        model_config = cls.config_class(
+            encoder_config=encoder.config,
+            tasks=tasks,
+            attn_implementation=encoder.config._attn_implementation,
+            **inherited,
+            **config,
+        )
+        return cls(model_config, encoder=encoder).eval()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The encoder's token embeddings."""
+        return self.encoder.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the encoder's token embeddings."""
+        self.encoder.set_input_embeddings(value)
+
+    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
+        """Save weights (safetensors), configuration, the three files of code and the pipeline entry.
+
+        `config.json` names every auto class and the `multitask` pipeline, whichever class it is saved from.
+        """
+        self.config.auto_map = dict(AUTO_MAP)
+        self.config.custom_pipelines = {name: dict(entry) for name, entry in CUSTOM_PIPELINES.items()}
+        super().save_pretrained(save_directory, **kwargs)
+
+    def train(self, mode: bool = True) -> "MultiTaskPreTrainedModel":
+        """Training mode, except for modules whose every parameter is frozen: their dropout stays off."""
+        super().train(mode)
+        if mode:
+            for module in (self.encoder, self.projection, *self.heads.values()):
+                parameters = list(module.parameters())
+                if parameters and not any(parameter.requires_grad for parameter in parameters):
+                    module.eval()
+        return self
+
+    def max_length(self, tokenizer: Any) -> int:
+        """Tokens a text is cut to: the least of `max_seq_length`, the tokenizer's limit and the encoder's positions."""
+        limits = [self.config.max_seq_length, getattr(tokenizer, "model_max_length", None)]
+        table = position_table(self.encoder)
+        if table is not None:
+            limits.append(table.num_embeddings - first_position(table))
+        elif hasattr(self.config.encoder_config, "max_position_embeddings"):
+            limits.append(self.config.max_position_embeddings)
+        return min(limit for limit in limits if limit)
+
+    def run_encoder(
+        self,
+        input_ids: Tensor | None,
+        attention_mask: Tensor | None,
+        token_type_ids: Tensor | None,
+        position_ids: Tensor | None,
+        inputs_embeds: Tensor | None,
+        **kwargs: Any,
+    ) -> Any:
+        """The encoder's output; positions count the real tokens, so that padding on either side changes nothing.
+
+        Left-padded BERT, DistilBERT, DeBERTa and ELECTRA count positions from the padding otherwise (states off by 2.0
+        and more). Token types go only to encoders that have them.
+        """
+        inputs = {"input_ids": input_ids, "inputs_embeds": inputs_embeds, "attention_mask": attention_mask}
+        if position_ids is None and attention_mask is not None and "position_ids" in self.encoder_inputs:
+            position_ids = position_ids_of(attention_mask, first_position(position_table(self.encoder)))
+        if position_ids is not None:
+            inputs["position_ids"] = position_ids
+        if token_type_ids is not None and getattr(self.config.encoder_config, "type_vocab_size", 0) > 1:
+            if "token_type_ids" in self.encoder_inputs:
+                inputs["token_type_ids"] = token_type_ids
+        return self.encoder(**{name: value for name, value in inputs.items() if value is not None}, **kwargs)
+
+    def task_answers(self, name: str, hidden: Tensor, mask: Tensor, items: int, pair_items: Tensor | None) -> Tensor:
+        """Logits of one task.
+
+        Args:
+            name (str): The task.
+            hidden (Tensor): Token states of the items and, behind them, of the pairs' second texts.
+                Shape (items + pairs, tokens, hidden_size).
+            mask (Tensor): Shape (items + pairs, tokens).
+            items (int): How many rows are items.
+            pair_items (Tensor): The item of each pair. Shape (pairs,).
+
+        Returns:
+            Tensor with one row an item; see `MultiTaskOutput.logits`.
+        """
+        spec = self.config.tasks[name]
+        if spec["kind"] == TOKEN_CLASSIFICATION:
+            return self.heads[name](hidden[:items])
+        vectors = self.sentence_vectors(hidden, mask, spec.get("pooling"))
+        if spec["kind"] == TEXT_CLASSIFICATION:
+            return self.heads[name](vectors[:items])
+        if spec["kind"] == FEATURE_EXTRACTION:
+            return vectors[:items]
+        cosines = vectors.new_full((items,), float("nan"))
+        if pair_items is not None:
+            cosines[pair_items] = F.cosine_similarity(vectors[pair_items], vectors[items:], dim=-1)
+        return cosines
+
+    def sentence_vectors(self, hidden: Tensor, mask: Tensor, pooling: str | None = None) -> Tensor:
+        """Pooled and projected, not normalised. Shapes (B, T, H), (B, T) -> (B, embedding_size)."""
+        return self.projection(POOLERS[pooling or self.config.pooling](hidden, mask))
+
+    def check_tasks(self, names: Iterable[str]) -> list[str]:
+        """Return the names as a list, or raise ValueError listing the known ones."""
+        names = list(names)
+        unknown = [name for name in names if name not in self.config.tasks]
+        if unknown:
+            raise ValueError(f"Unknown tasks {unknown}; this model's tasks are: {', '.join(self.config.tasks) or 'none'}.")
+        return names
+
+    def multi_task_loss(
+        self, logits: dict[str, Tensor], labels: dict[str, Tensor], items: int
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """The batch's loss, each task's own, and the number of its items.
+
+        loss = sum over items and their tasks of weight * loss / items. The plan's micro-batches all have the same number
+        of items, so accumulation and ranks average to the loss of the global batch.
+
+        Returns:
+            The loss; task -> mean loss over the task's items (unweighted, detached); task -> number of its items. Tasks
+            without a labelled item in this batch are not among them.
+        """
+        total = torch.zeros((), device=next(iter(logits.values())).device)
+        task_losses, task_items = {}, {}
+        for name, task_labels in labels.items():
+            spec = self.config.tasks[name]
+            rows = has_label(task_labels)
+            if not rows.any():
+                continue
+            # rows are selected before the loss: a NaN times a zero mask is a NaN
+            losses = losses_of(spec)(spec, logits[name][rows].float(), task_labels[rows])
+            task_losses[name] = losses.mean().detach()
+            task_items[name] = rows.sum()
+            total = total + spec["loss"]["weight"] * losses.sum() / items
+        if self.training:
+            total = total + self.touch_heads()
+        return total, task_losses, task_items
+
+    def touch_heads(self) -> Tensor:
+        """Zero, through every trainable parameter outside the encoder, so that each has a gradient on every rank.
+
+        DDP waits for the gradient of every parameter; a task that a batch lacks would stall it. Summing the logits is not
+        enough: a projection without a head above it has none.
+        """
+        parameters = [*self.projection.parameters(), *self.heads.parameters()]
+        return sum((0.0 * p.sum() for p in parameters if p.requires_grad), torch.zeros((), device=self.device))
+
+    def run_tasks(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        pair_input_ids: Tensor | None = None,
+        pair_attention_mask: Tensor | None = None,
+        pair_items: Tensor | None = None,
+        labels: dict[str, Tensor] | None = None,
+        tasks: Sequence[str] | None = None,
+        **kwargs: Any,
+    ) -> MultiTaskOutput:
+        """One encoder pass over items and second texts, then the heads; see `MultiTaskModel.forward`."""
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Give either input_ids or inputs_embeds, and only one of them.")
+        first = input_ids if input_ids is not None else inputs_embeds
+        items, tokens = first.shape[:2]
+        if attention_mask is None:
+            attention_mask = torch.ones((items, tokens), dtype=torch.long, device=first.device)
+        if pair_input_ids is not None:
+            if input_ids is None:
+                raise ValueError("Pairs travel as pair_input_ids, so the items must come as input_ids, not inputs_embeds.")
+            pad = self.config.encoder_config.pad_token_id or 0
+            input_ids = stack_padded(input_ids, pair_input_ids, pad)
+            attention_mask = stack_padded(attention_mask, pair_attention_mask, 0)
+            token_type_ids = None if token_type_ids is None else stack_padded(
+                token_type_ids, torch.zeros_like(pair_input_ids), 0
+            )
+            position_ids = None  # counted anew, over the joined batch
+        output = self.run_encoder(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
+        hidden = output.last_hidden_state
+        names = self.check_tasks(tasks if tasks is not None else (labels if labels is not None else self.config.tasks))
+        embedding = self.sentence_vectors(hidden[:items], attention_mask[:items])
+        if self.config.normalize_embeddings:
+            embedding = F.normalize(embedding, dim=-1)
+        logits = {name: self.task_answers(name, hidden, attention_mask, items, pair_items) for name in names}
+        logits = {
+            name: value[:, :tokens] if self.config.tasks[name]["kind"] == TOKEN_CLASSIFICATION else value
+            for name, value in logits.items()
+        }
+        loss = task_losses = task_items = None
+        if labels is not None:
+            loss, task_losses, task_items = self.multi_task_loss(logits, labels, items)
+        return MultiTaskOutput(
+            loss=loss,
+            last_hidden_state=hidden[:items, :tokens],
+            sentence_embedding=embedding,
+            logits=logits,
+            task_losses=task_losses,
+            task_items=task_items,
+            hidden_states=output.get("hidden_states"),
+            attentions=output.get("attentions"),
+        )
+
+
+def stack_padded(first: Tensor, second: Tensor, value: int) -> Tensor:
+    """Rows of both, padded on the right to one width. Shapes (A, T), (B, S) -> (A + B, max(T, S))."""
+    width = max(first.shape[1], second.shape[1])
+    return torch.cat([F.pad(rows, (0, width - rows.shape[1]), value=value) for rows in (first, second)])
+
+
+def position_table(encoder: nn.Module) -> nn.Embedding | None:
+    """The encoder's table of absolute positions, or None where it has none (rotary or relative positions)."""
+    table = getattr(getattr(encoder, "embeddings", None), "position_embeddings", None)
+    return table if isinstance(table, nn.Embedding) else None
+
+
+def first_position(table: nn.Embedding | None) -> int:
+    """The position of the first real token: behind the padding index in RoBERTa's kin, else 0."""
+    return 0 if table is None or table.padding_idx is None else table.padding_idx + 1
+
+
+def position_ids_of(attention_mask: Tensor, first: int) -> Tensor:
+    """Positions that count real tokens from `first`; padding gets the place before it, at least 0. Shape (B, T)."""
+    mask = attention_mask.long()
+    return ((mask.cumsum(dim=1) - 1) * mask + first - (1 - mask)).clamp(min=0)
+
+
+def sentence_transformers_fields(folder: Path) -> dict[str, Any]:
+    """Pooling, normalisation and length from a sentence-transformers folder; empty for any other folder or a Hub id.
+
+    Raises:
+        ValueError: if the folder pools in a way that this model has not, or in several at once.
+    """
+    if not (folder / "modules.json").is_file():
+        return {}
+    fields: dict[str, Any] = {}
+    for module in json.loads((folder / "modules.json").read_text()):
+        kind = module["type"].rsplit(".", 1)[-1]
+        if kind == "Pooling":
+            fields["pooling"] = pooling_of(json.loads((folder / module["path"] / "config.json").read_text()), folder)
+        elif kind == "Normalize":
+            fields["normalize_embeddings"] = True
+        elif kind != "Transformer":
+            logger.warning("The %s module of %s is not taken over: the embedding starts before it.", kind, folder)
+    settings = folder / "sentence_bert_config.json"
+    length = json.loads(settings.read_text()).get("max_seq_length") if settings.is_file() else None
+    return {**fields, "max_seq_length": length} if length else fields
+
+
+def pooling_of(settings: dict[str, Any], folder: Path) -> str:
+    """Our name for the pooling of a sentence-transformers `1_Pooling/config.json`, in its old or its new form."""
+    names = {
+        "mean_tokens": "mean",
+        "cls_token": "cls",
+        "max_tokens": "max",
+        "mean_sqrt_len_tokens": "mean_sqrt_len",
+        "weightedmean_tokens": "weighted_mean",
+        "lasttoken": "last_token",
+    }
+    chosen = [ours for theirs, ours in names.items() if settings.get(f"pooling_mode_{theirs}")]
+    if not chosen and settings.get("pooling_mode"):
+        mode = settings["pooling_mode"]
+        chosen = [{"weightedmean": "weighted_mean", "lasttoken": "last_token"}.get(mode, mode)]
+    if len(chosen) != 1 or chosen[0] not in POOLINGS:
+        raise ValueError(
+            f"{folder} pools by {chosen or settings}; exactly one of {', '.join(POOLINGS)} can be taken over. "
+            "Pass pooling=... to choose one."
+        )
+    return chosen[0]
+
+
+class MultiTaskModel(MultiTaskPreTrainedModel):
+    """Every task at once, and the sentence embedding: what `AutoModel` opens."""
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        pair_input_ids: Tensor | None = None,
+        pair_attention_mask: Tensor | None = None,
+        pair_items: Tensor | None = None,
+        labels: dict[str, Tensor] | None = None,
+        tasks: Sequence[str] | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> MultiTaskOutput | tuple:
+        """One pass of the encoder; the embedding and the tasks' logits, with labels also the loss.
+
+        Args:
+            input_ids (Tensor): The items' tokens. Shape (items, tokens), int64.
+            attention_mask (Tensor): 1 for a real token, 0 for padding, on either side. Shape (items, tokens).
+                Default: no padding.
+            token_type_ids (Tensor): Which of two jointly read texts a token is of. Shape (items, tokens).
+            position_ids (Tensor): Shape (items, tokens). Default: counted over the real tokens.
+            inputs_embeds (Tensor): In place of `input_ids`. Shape (items, tokens, embedding features).
+            pair_input_ids (Tensor): Second texts of similarity items. Shape (pairs, pair tokens).
+            pair_attention_mask (Tensor): Shape (pairs, pair tokens).
+            pair_items (Tensor): The item each second text belongs to. Shape (pairs,), int64.
+            labels (dict): Task -> labels, one row an item, `-100` or NaN where an item has none: (items,) classes,
+                numbers or similarities; (items, classes) multi-hot; (items, tokens) tags; (items, dim) embeddings.
+            tasks (list): Which tasks to answer. Default: the labelled ones, else all.
+            output_hidden_states (bool): Whether to return the encoder's layers.
+            output_attentions (bool): Whether to return attentions (eager attention only).
+            return_dict (bool): False for a tuple.
+
+        Raises:
+            ValueError: for an unknown task, or not exactly one of `input_ids` and `inputs_embeds`.
+        """
+        requested = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+        output = self.run_tasks(
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            position_ids,
+            inputs_embeds,
+            pair_input_ids,
+            pair_attention_mask,
+            pair_items,
+            labels,
+            tasks,
+            **{name: value for name, value in requested.items() if value is not None},
+        )
+        return output.to_tuple() if return_dict is False else output
+
+    def encode(
+        self, texts: Sequence[str], tokenizer: Any, batch_size: int = 32, normalize: bool | None = None
+    ) -> np.ndarray:
+        """The sentence embedding of every text.
+
+        Args:
+            texts (Sequence[str]): Texts of any length; over `max_length(tokenizer)` they are cut, with a warning.
+            tokenizer: The tokenizer saved beside the model.
+            batch_size (int): Texts a pass; batches are made of texts of like length.
+            normalize (bool): Whether rows get L2 norm 1. Default: as `config.normalize_embeddings` says.
+
+        Returns:
+            np.ndarray: Shape (texts, embedding_size), float32, in the order of `texts`.
+        """
+        return encode(self, tokenizer, texts, batch_size, normalize)
+
+    def predict(
+        self,
+        texts: Sequence[Any],
+        tokenizer: Any,
+        tasks: Iterable[str] | None = None,
+        batch_size: int = 32,
+        aggregation_strategy: str = "first",
+        top_k: int | None = None,
+    ) -> list[dict[str, Any]]:
+        """Every task's answer and the embedding for every text, from one encoder pass a batch.
+
+        Args:
+            texts (Sequence): Texts, or pairs `(text, text)` for tasks that compare two or read two jointly.
+            tokenizer: The tokenizer saved beside the model; a fast one, for character offsets.
+            tasks (Iterable[str]): Which tasks to answer. Default: all.
+            batch_size (int): Texts a pass.
+            aggregation_strategy (str): How sub-words make entity spans: `first` (default: a word has its first
+                sub-word's tag), `average`, `max`, `simple` (each sub-word by itself), or `none` (tags, no spans).
+            top_k (int): How many classes `scores` lists. Default: all.
+
+        Returns:
+            One dict a text: `sentence_embedding` (array) and task -> answer: `{"label", "score", "scores"}`;
+            `{"labels", "scores"}` for multi-label; `{"score"}` for regression and similarity; a list of
+            `{"entity_group", "score", "word", "start", "end"}` for BIO tags, of `{"entity", ...}` for other tags, with
+            `text[start:end] == word`. Similarity and joint tasks answer pairs only.
+
+        Raises:
+            ValueError: for an unknown task or strategy, or an item that is neither a string nor a pair of strings.
+        """
+        return predict(self, tokenizer, texts, tasks, batch_size, aggregation_strategy, top_k)
+
+
+class MultiTaskOneHeadModel(MultiTaskPreTrainedModel):
+    """One task's logits as a plain tensor, so that stock pipelines can read them; all heads stay in the folder."""
+
+    kinds: tuple[str, ...] = ()
+
+    def __init__(self, config: MultiTaskConfig, encoder: PreTrainedModel | None = None):
+        self.task_name = config.first_task_of(self.kinds)
+        config.use_task(self.task_name)
+        super().__init__(config, encoder)
+
+    def run_head(self, labels: Tensor | None, **inputs: Any) -> MultiTaskOutput:
+        """`run_tasks` with only this view's task, its labels a bare tensor."""
+        named = None if labels is None else {self.task_name: labels}
+        return self.run_tasks(**inputs, labels=named, tasks=[self.task_name])
+
+
+class MultiTaskForSequenceClassification(MultiTaskOneHeadModel):
+    """One text-classification head: what `AutoModelForSequenceClassification` opens; `task_name=` selects it."""
+
+    kinds = (TEXT_CLASSIFICATION,)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> SequenceClassifierOutput | tuple:
+        """Logits (items, classes) of the head; inputs as for `MultiTaskModel.forward`, labels without the task's name."""
+        output = self.run_head(
+            labels,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            **kwargs,
+        )
+        answer = SequenceClassifierOutput(
+            loss=output.loss,
+            logits=output.logits[self.task_name],
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+        )
+        return answer.to_tuple() if return_dict is False else answer
+
+
+class MultiTaskForTokenClassification(MultiTaskOneHeadModel):
+    """One token-classification head: what `AutoModelForTokenClassification` opens; `task_name=` selects it."""
+
+    kinds = (TOKEN_CLASSIFICATION,)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> TokenClassifierOutput | tuple:
+        """Logits (items, tokens, classes) of the head; labels (items, tokens), inputs as for `MultiTaskModel.forward`."""
+        output = self.run_head(
+            labels,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            **kwargs,
+        )
+        answer = TokenClassifierOutput(
+            loss=output.loss,
+            logits=output.logits[self.task_name],
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+        )
+        return answer.to_tuple() if return_dict is False else answer
+
+
+# The auto class is inherited and one a class (a view would save itself as AutoModel), so each is registered.
+MultiTaskModel.register_for_auto_class("AutoModel")
+MultiTaskForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
+MultiTaskForTokenClassification.register_for_auto_class("AutoModelForTokenClassification")

@@ -1,0 +1,435 @@
+"""Decoding: logits and character offsets become labels, entity spans and scores; and the `multitask` pipeline over it.
+
+Every way to ask a model (`model.predict`, `pipeline("multitask", ...)`, a server) answers through `decode_answers`, so they
+cannot disagree. It computes no logits itself: the model is handed in. This file travels with the weights.
+
+    pipe = pipeline("multitask", model=folder, trust_remote_code=True)
+    pipe("Shares of Siemens rose.")    # {"topic": {"label": "Business", ...}, "ner": [{"entity_group": "ORG", ...}], ...}
+"""
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import Pipeline
+
+try:  # in a saved folder; transformers finds this line and copies the file along
+    from .configuration_multitask import (
+        FEATURE_EXTRACTION,
+        MULTI_LABEL,
+        REGRESSION,
+        SENTENCE_SIMILARITY,
+        TEXT_CLASSIFICATION,
+        TOKEN_CLASSIFICATION,
+        has_entities,
+    )
+except ImportError:  # as a flat module
+    if __package__:
+        raise
+    from configuration_multitask import (
+        FEATURE_EXTRACTION,
+        MULTI_LABEL,
+        REGRESSION,
+        SENTENCE_SIMILARITY,
+        TEXT_CLASSIFICATION,
+        TOKEN_CLASSIFICATION,
+        has_entities,
+    )
+
+logger = logging.getLogger(__name__)
+
+AGGREGATION_STRATEGIES = ("none", "simple", "first", "average", "max")
+MULTI_LABEL_THRESHOLD = 0.5
+
+Text = str | tuple[str, str]
+"""A text, or a pair of texts for the tasks that compare or jointly read two."""
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Softmax over the last axis, in float64."""
+    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+    return shifted / shifted.sum(axis=-1, keepdims=True)
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """Element-wise logistic function, in float64; the tanh form cannot overflow."""
+    return 0.5 * (1.0 + np.tanh(0.5 * logits.astype(np.float64)))
+
+
+def named_scores(labels: list[str], scores: np.ndarray, top_k: int | None) -> dict[str, float]:
+    """Label name -> score, best first, at most `top_k` of them (None: all)."""
+    order = np.argsort(-scores, kind="stable")[:top_k]
+    return {labels[index]: float(scores[index]) for index in order}
+
+
+def decode_classification(spec: dict[str, Any], logits: np.ndarray, top_k: int | None = None) -> dict[str, Any]:
+    """Answer of a text-classification head for one item.
+
+    Args:
+        spec (dict): The task's entry in `config.tasks`.
+        logits (np.ndarray): Shape (classes,), or (1,) for regression.
+        top_k (int): How many classes `scores` lists; None for all.
+
+    Returns:
+        `{"label", "score", "scores"}` for one class; `{"labels", "scores"}` for several, the labels being those of
+        probability 0.5 or more; `{"score"}`, the predicted number, for regression.
+    """
+    labels = spec["labels"]
+    if spec["problem_type"] == REGRESSION:
+        return {"score": float(logits[0])}
+    if spec["problem_type"] == MULTI_LABEL:
+        scores = sigmoid(logits)
+        chosen = [label for label, score in zip(labels, scores, strict=True) if score >= MULTI_LABEL_THRESHOLD]
+        return {"labels": chosen, "scores": named_scores(labels, scores, top_k)}
+    scores = softmax(logits)
+    best = int(scores.argmax())
+    return {"label": labels[best], "score": float(scores[best]), "scores": named_scores(labels, scores, top_k)}
+
+
+def continues_word(tokenizer: Any, text: str, offsets: np.ndarray, word_ids: list[int | None]) -> np.ndarray:
+    """For each token, whether it goes on with the word of the token before it. Shape (tokens,), bool.
+
+    A tokenizer that marks continuations (`##`) knows its words. The others split at spaces here, as the stock
+    token-classification pipeline does, so that both give the same words.
+    """
+    model = tokenizer.backend_tokenizer.model
+    if getattr(model, "continuing_subword_prefix", None):
+        return np.array([i > 0 and w is not None and w == word_ids[i - 1] for i, w in enumerate(word_ids)])
+    return np.array([start > 0 and " " not in text[start - 1 : start + 1] for start, _ in offsets.tolist()])
+
+
+def group_words(probabilities: np.ndarray, offsets: np.ndarray, continues: np.ndarray, strategy: str) -> list[tuple]:
+    """Units that carry one tag each: `(class, score, start, end)`.
+
+    Args:
+        probabilities (np.ndarray): Shape (tokens, classes), special tokens already left out.
+        offsets (np.ndarray): Characters [start, end) of each token. Shape (tokens, 2).
+        continues (np.ndarray): From `continues_word`. Shape (tokens,).
+        strategy (str): `none` and `simple` keep every token by itself; `first`, `average` and `max` merge the tokens of
+            a word and take the tag of the first token, of the mean distribution, or of the surest token.
+    """
+    if strategy in ("none", "simple"):
+        starts = np.arange(len(probabilities))
+    else:
+        starts = np.flatnonzero(~continues | (np.arange(len(continues)) == 0))
+    units = []
+    for first, after in zip(starts, [*starts[1:], len(probabilities)], strict=True):
+        word = probabilities[first:after]
+        if strategy == "average":
+            scores = word.mean(axis=0)
+        elif strategy == "max":
+            scores = word[word.max(axis=1).argmax()]
+        else:
+            scores = word[0]
+        best = int(scores.argmax())
+        units.append((best, float(scores[best]), int(offsets[first, 0]), int(offsets[after - 1, 1])))
+    return units
+
+
+def trimmed(text: str, start: int, end: int) -> tuple[int, int]:
+    """The span [start, end) without white space at its ends (byte-level tokenizers count the space before a word)."""
+    span = text[start:end]
+    left = len(span) - len(span.lstrip())
+    return start + left, max(start + left, end - (len(span) - len(span.rstrip())))
+
+
+def decode_spans(labels: list[str], units: list[tuple], text: str) -> list[dict[str, Any]]:
+    """Entity spans from BIO-tagged units: neighbours of one type are one entity, a `B-` starts the next.
+
+    Returns:
+        `[{"entity_group", "score", "word", "start", "end"}]` with `text[start:end] == word`; the score is the mean over
+        the span's units. An `I-` without a `B-` before it starts an entity too, as in the stock pipeline.
+    """
+    spans: list[dict[str, Any]] = []
+    previous = "O"
+    for best, score, start, end in units:
+        label = labels[best]
+        if label != "O":
+            goes_on = previous != "O" and label[:2] == "I-" and label[2:] == previous[2:]
+            if goes_on:
+                spans[-1]["end"] = end
+                spans[-1]["scores"].append(score)
+            else:
+                spans.append({"entity_group": label[2:], "scores": [score], "start": start, "end": end})
+        previous = label
+    return [finished_span(span, text) for span in spans]
+
+
+def finished_span(span: dict[str, Any], text: str) -> dict[str, Any]:
+    """A span with its mean score and the very characters it covers."""
+    start, end = trimmed(text, span["start"], span["end"])
+    return {
+        "entity_group": span["entity_group"],
+        "score": float(np.mean(span["scores"])),
+        "word": text[start:end],
+        "start": start,
+        "end": end,
+    }
+
+
+def decode_tags(labels: list[str], units: list[tuple], text: str) -> list[dict[str, Any]]:
+    """One tag a unit: `[{"entity", "score", "word", "start", "end"}]`, `text[start:end] == word`."""
+    tags = []
+    for best, score, start, end in units:
+        start, end = trimmed(text, start, end)
+        tags.append({"entity": labels[best], "score": score, "word": text[start:end], "start": start, "end": end})
+    return tags
+
+
+def decode_tokens(
+    spec: dict[str, Any], logits: np.ndarray, text: str, offsets: np.ndarray, continues: np.ndarray, strategy: str
+) -> list[dict[str, Any]]:
+    """Answer of a token-classification head for one text: spans for BIO tags, else (or with `none`) tags.
+
+    Args:
+        spec (dict): The task's entry in `config.tasks`.
+        logits (np.ndarray): Shape (tokens, classes), special tokens already left out.
+        text (str): The text that the offsets count in.
+        offsets (np.ndarray): Shape (tokens, 2).
+        continues (np.ndarray): From `continues_word`. Shape (tokens,).
+        strategy (str): One of `AGGREGATION_STRATEGIES`.
+    """
+    if len(logits) == 0:
+        return []
+    spans = has_entities(spec["labels"]) and strategy != "none"
+    if not spans and strategy == "simple":
+        strategy = "first"  # a tag belongs to a word; `simple` has a meaning for spans only
+    units = group_words(softmax(logits), offsets, continues, strategy)
+    return (decode_spans if spans else decode_tags)(spec["labels"], units, text)
+
+
+def decode_answers(
+    tasks: dict[str, dict[str, Any]],
+    logits: dict[str, np.ndarray],
+    text: str,
+    offsets: np.ndarray,
+    special: np.ndarray,
+    continues: np.ndarray,
+    aggregation_strategy: str = "first",
+    top_k: int | None = None,
+) -> dict[str, Any]:
+    """Every task's answer for one item.
+
+    Args:
+        tasks (dict): `config.tasks`.
+        logits (dict): Task name -> this item's row of logits, of its own length in tokens, no batch padding.
+        text (str): The item's (first) text.
+        offsets (np.ndarray): Characters [start, end) of each token. Shape (tokens, 2).
+        special (np.ndarray): Which tokens are special. Shape (tokens,), bool.
+        continues (np.ndarray): From `continues_word`. Shape (tokens,), bool.
+        aggregation_strategy (str): One of `AGGREGATION_STRATEGIES`.
+        top_k (int): How many classes `scores` lists; None for all.
+
+    Returns:
+        Task name -> answer. Similarity without a pair (NaN) has no answer and is left out.
+    """
+    answers: dict[str, Any] = {}
+    words = ~special
+    for name, values in logits.items():
+        kind = tasks[name]["kind"]
+        if kind == TEXT_CLASSIFICATION:
+            answers[name] = decode_classification(tasks[name], values, top_k)
+        elif kind == TOKEN_CLASSIFICATION:
+            answers[name] = decode_tokens(
+                tasks[name], values[words], text, offsets[words], continues[words], aggregation_strategy
+            )
+        elif kind == FEATURE_EXTRACTION:
+            answers[name] = values
+        elif not np.isnan(values):
+            answers[name] = {"score": float(values)}
+    return answers
+
+
+def check_request(model: Any, texts: Sequence[Text], tasks: Iterable[str] | None, strategy: str) -> list[str]:
+    """Return the names of the tasks to answer, or raise ValueError naming what is unknown or no text."""
+    known = model.config.tasks
+    names = list(known if tasks is None else tasks)
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(f"Unknown tasks {unknown}; this model's tasks are: {', '.join(known) or 'none'}.")
+    if strategy not in AGGREGATION_STRATEGIES:
+        raise ValueError(f"aggregation_strategy must be one of {', '.join(AGGREGATION_STRATEGIES)}; got {strategy!r}.")
+    for index, text in enumerate(texts):
+        parts = text if isinstance(text, tuple | list) else (text,)
+        if len(parts) not in (1, 2) or not all(isinstance(part, str) for part in parts):
+            raise ValueError(f"Item {index} must be a string or a pair of strings; got {text!r}.")
+    return names
+
+
+def check_tokenizer(tokenizer: Any) -> None:
+    """Raise ValueError unless the tokenizer knows character offsets."""
+    if not getattr(tokenizer, "is_fast", False):
+        raise ValueError(
+            f"Spans need character offsets, which only a fast tokenizer gives; got {type(tokenizer).__name__}. "
+            "Load it with AutoTokenizer from a folder that holds a tokenizer.json."
+        )
+
+
+def batches_by_length(texts: Sequence[Text], batch_size: int) -> Iterator[list[int]]:
+    """Positions in `texts` in batches of texts of like length, longest first, so that little is padding."""
+    lengths = [sum(map(len, text)) if isinstance(text, tuple | list) else len(text) for text in texts]
+    order = np.argsort(-np.array(lengths, dtype=np.int64), kind="stable").tolist()
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]
+
+
+def tokenize(tokenizer: Any, texts: Sequence[Any], max_length: int | None, **kwargs: Any) -> Any:
+    """Tokenise a batch, padded, as tensors; texts over the limit are cut and counted in a warning."""
+    encoding = tokenizer(
+        list(texts), truncation=max_length is not None, max_length=max_length, padding=True, return_tensors="pt", **kwargs
+    )
+    cut = sum(bool(item.overflowing) for item in encoding.encodings)
+    if cut:
+        logger.warning("%d of %d texts are longer than %d tokens: the rest was not read.", cut, len(texts), max_length)
+    return encoding
+
+
+def model_inputs(model: Any, encoding: Any, prefix: str = "") -> dict[str, torch.Tensor]:
+    """The tensors of an encoding that `forward` takes, on the model's device, names prefixed (`pair_`)."""
+    names = ("input_ids", "attention_mask") if prefix else ("input_ids", "attention_mask", "token_type_ids")
+    return {prefix + name: encoding[name].to(model.device) for name in names if name in encoding}
+
+
+def to_arrays(logits: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
+    """Logits as float32 arrays on the CPU."""
+    return {name: tensor.float().cpu().numpy() for name, tensor in logits.items()}
+
+
+def item_answers(
+    tasks: dict[str, Any], tokenizer: Any, encoding: Any, logits: dict[str, np.ndarray], texts: list[str], **options: Any
+) -> list[dict[str, Any]]:
+    """`decode_answers` for every item of a batch; padding is taken away first."""
+    answers = []
+    for index, text in enumerate(texts):
+        kept = encoding["attention_mask"][index].numpy().astype(bool)
+        offsets = encoding["offset_mapping"][index].numpy()
+        special = encoding["special_tokens_mask"][index].numpy().astype(bool)
+        continues = continues_word(tokenizer, text, offsets, encoding.word_ids(index))
+        rows = {
+            name: values[index][kept] if tasks[name]["kind"] == TOKEN_CLASSIFICATION else values[index]
+            for name, values in logits.items()
+        }
+        answers.append(decode_answers(tasks, rows, text, offsets[kept], special[kept], continues[kept], **options))
+    return answers
+
+
+def predict_batch(
+    model: Any, tokenizer: Any, texts: list[Text], names: list[str], max_length: int | None, **options: Any
+) -> list[dict[str, Any]]:
+    """Every named task's answer and the embedding for one batch, from one encoder pass over it.
+
+    Pairs are embedded apart for the similarity tasks; for the tasks that read two texts jointly (`text_pair`) the
+    pairs go through the encoder once more, joined.
+    """
+    tasks = model.config.tasks
+    pairs = [index for index, text in enumerate(texts) if not isinstance(text, str) and len(text) == 2]
+    firsts = [text if isinstance(text, str) else text[0] for text in texts]
+    encoding = tokenize(
+        tokenizer, firsts, max_length, return_offsets_mapping=True, return_special_tokens_mask=True
+    )
+    inputs = model_inputs(model, encoding)
+    if pairs and any(tasks[name]["kind"] == SENTENCE_SIMILARITY for name in names):
+        second = tokenize(tokenizer, [texts[index][1] for index in pairs], max_length)
+        inputs |= model_inputs(model, second, prefix="pair_")
+        inputs["pair_items"] = torch.tensor(pairs, device=model.device)
+    output = model(**inputs, tasks=[name for name in names if not tasks[name].get("text_pair")])
+    answers = item_answers(tasks, tokenizer, encoding, to_arrays(output.logits), firsts, **options)
+    embeddings = output.sentence_embedding.float().cpu().numpy()
+    for answer, embedding in zip(answers, embeddings, strict=True):
+        answer["sentence_embedding"] = embedding
+    joint = [name for name in names if tasks[name].get("text_pair")]
+    if pairs and joint:
+        encoding = tokenize(tokenizer, [tuple(texts[index]) for index in pairs], max_length)
+        logits = to_arrays(model(**model_inputs(model, encoding), tasks=joint).logits)
+        for row, index in enumerate(pairs):
+            for name in joint:
+                answers[index][name] = decode_classification(tasks[name], logits[name][row], options.get("top_k"))
+    return answers
+
+
+@torch.no_grad()
+def predict(
+    model: Any,
+    tokenizer: Any,
+    texts: Sequence[Text],
+    tasks: Iterable[str] | None = None,
+    batch_size: int = 32,
+    aggregation_strategy: str = "first",
+    top_k: int | None = None,
+) -> list[dict[str, Any]]:
+    """Every task's answer for every text; see `MultiTaskModel.predict`."""
+    names = check_request(model, texts, tasks, aggregation_strategy)
+    check_tokenizer(tokenizer)
+    was_training = model.training
+    model.eval()
+    answers: list[dict[str, Any]] = [{} for _ in texts]
+    for positions in batches_by_length(texts, batch_size):
+        found = predict_batch(
+            model,
+            tokenizer,
+            [texts[position] for position in positions],
+            names,
+            model.max_length(tokenizer),
+            aggregation_strategy=aggregation_strategy,
+            top_k=top_k,
+        )
+        for position, answer in zip(positions, found, strict=True):
+            answers[position] = answer
+    model.train(was_training)
+    return answers
+
+
+@torch.no_grad()
+def encode(
+    model: Any, tokenizer: Any, texts: Sequence[str], batch_size: int = 32, normalize: bool | None = None
+) -> np.ndarray:
+    """The sentence embedding of every text; see `MultiTaskModel.encode`."""
+    check_request(model, texts, [], "none")
+    was_training = model.training
+    model.eval()
+    embeddings = np.zeros((len(texts), model.config.embedding_size), dtype=np.float32)
+    for positions in batches_by_length(texts, batch_size):
+        encoding = tokenize(tokenizer, [texts[position] for position in positions], model.max_length(tokenizer))
+        inputs = model_inputs(model, encoding)
+        hidden = model(**inputs, tasks=[]).last_hidden_state
+        embeddings[positions] = model.sentence_vectors(hidden, inputs["attention_mask"]).float().cpu().numpy()
+    model.train(was_training)
+    if model.config.normalize_embeddings if normalize is None else normalize:
+        embeddings /= np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
+    return embeddings
+
+
+class MultiTaskPipeline(Pipeline):
+    """`pipeline("multitask", model=folder, trust_remote_code=True)`: every head's answer from one encoder pass.
+
+    Call it with a text, a pair `(text, text)` or a list of these; `tasks=[...]`, `top_k`, `aggregation_strategy` and the
+    stock `batch_size` are optional. The answer for an item is what `MultiTaskModel.predict` gives, the embedding as
+    a list of floats so that it can be written as JSON.
+    """
+
+    _load_tokenizer = True
+    _load_processor = False
+    _load_image_processor = False
+    _load_feature_extractor = False
+
+    def _sanitize_parameters(self, **options: Any) -> tuple[dict, dict, dict]:
+        unknown = set(options) - {"tasks", "aggregation_strategy", "top_k"}
+        if unknown:
+            raise ValueError(f"Unknown options {sorted(unknown)}; there are tasks, aggregation_strategy and top_k.")
+        return {}, options, {}
+
+    def preprocess(self, text: Text) -> dict[str, Any]:
+        """A pair given as a list is taken as a pair; tokenising waits for the model call, which knows the tasks."""
+        return {"text": tuple(text) if isinstance(text, list) else text}
+
+    def _forward(self, inputs: dict[str, Any], **options: Any) -> dict[str, Any]:
+        texts = inputs["text"] if isinstance(inputs["text"], list) else [inputs["text"]]  # a list: batch_size > 1
+        answers = predict(self.model, self.tokenizer, texts, batch_size=len(texts), **options)
+        return {"answer": answers if isinstance(inputs["text"], list) else answers[0]}
+
+    def postprocess(self, outputs: dict[str, Any]) -> dict[str, Any]:
+        """The answer with plain lists in place of arrays."""
+        answer = outputs["answer"]
+        return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in answer.items()}

@@ -1,0 +1,141 @@
+"""The shape of the repository: who may import whom, what the Hub files need, and what no file may say."""
+
+import ast
+import re
+import subprocess
+import sys
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+from transformers.dynamic_module_utils import get_imports
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+HUB_MODULES = ("configuration_multitask", "pipeline_multitask", "modeling_multitask")
+"""The files that travel with the weights."""
+
+LIBRARY: dict[str, set[str]] = {
+    "configuration_multitask": set(),
+    "pipeline_multitask": set(),
+    "modeling_multitask": {"configuration_multitask", "pipeline_multitask"},
+    "data_collator": {"configuration_multitask"},
+    "arguments_multitask": {"configuration_multitask"},
+    "example_data": {"configuration_multitask"},
+    "encoder_source": {"configuration_multitask"},
+    "task_sources": {"configuration_multitask", "arguments_multitask", "example_data"},
+    "task_data": {"configuration_multitask", "arguments_multitask", "example_data", "task_sources"},
+    "task_sampler": set(),
+    "task_metrics": {"configuration_multitask"},
+    "task_plots": {"configuration_multitask", "task_metrics"},
+    "task_report": {"configuration_multitask", "task_data", "task_metrics", "task_plots"},
+    "trainer_multitask": {"arguments_multitask", "task_metrics", "task_sampler"},
+}
+"""Module -> the modules of ours it may import. A new module needs a row; a new arrow needs a reason."""
+
+COMMANDS = ("train_hf", "evaluate_hf")
+"""Assembly: they may import every module above, and nothing imports them."""
+
+ALLOWED_IMPORTS = LIBRARY | {command: set(LIBRARY) for command in COMMANDS}
+MODULES = sorted(path.stem for path in REPOSITORY.glob("*.py"))
+
+# Folders of one machine; a path with a placeholder (`outputs/`, `DIR/`) is what documentation should say.
+MACHINE_PATH = re.compile(r"(?<![\w.}-])/(?:home|root|work|farm|Users|tmp/\w+|mnt)/|\.\./shared\b|\b[A-Z]:\\Users\\")
+
+
+def parse(path: Path) -> ast.Module:
+    """The syntax tree of a Python file."""
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def imported_modules(tree: ast.Module) -> set[str]:
+    """Top-level names of all modules imported at any depth, `from .x import` included."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.split(".")[0])
+        elif isinstance(node, ast.ImportFrom):
+            names |= {alias.name for alias in node.names}
+    return names
+
+
+def own_imports(module: str) -> set[str]:
+    """The modules of this repository that one of them imports."""
+    return imported_modules(parse(REPOSITORY / f"{module}.py")) & set(MODULES)
+
+
+def text_files() -> list[Path]:
+    """Files that are committed or would be, as text; without git (an unpacked archive) there is nothing to ask."""
+    command = ["git", "-C", str(REPOSITORY), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listing = subprocess.run(command, capture_output=True, text=True, check=False)
+    if listing.returncode:
+        pytest.skip(f"git lists no files here: {listing.stderr.strip()}")
+    paths = [REPOSITORY / name for name in listing.stdout.split("\0") if name]
+    return [path for path in paths if path.is_file() and b"\0" not in path.read_bytes()[:1024]]
+
+
+def python_files() -> list[Path]:
+    """All Python files that are committed or would be."""
+    return [path for path in text_files() if path.suffix == ".py"]
+
+
+def public_definitions(tree: ast.Module) -> list[ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef]:
+    """Classes and functions of a module that users may call."""
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    return [node for node in tree.body if isinstance(node, kinds) and not node.name.startswith("_")]
+
+
+def test_every_module_has_a_row_and_every_row_a_module() -> None:
+    assert set(ALLOWED_IMPORTS) == set(MODULES)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_only_what_its_row_allows(module: str) -> None:
+    assert own_imports(module) <= ALLOWED_IMPORTS.get(module, set())
+
+
+def test_nothing_imports_a_command() -> None:
+    assert {module for module in MODULES if own_imports(module) & set(COMMANDS)} == set()
+
+
+def test_the_arrows_have_no_cycle() -> None:
+    assert set(TopologicalSorter(ALLOWED_IMPORTS).static_order()) == set(ALLOWED_IMPORTS)
+
+
+def test_no_module_shadows_an_installed_or_standard_one() -> None:
+    libraries = {"accelerate", "datasets", "evaluate", "tokenizers", "torch", "transformers", *sys.stdlib_module_names}
+    assert libraries.isdisjoint(MODULES)
+
+
+@pytest.mark.parametrize("module", HUB_MODULES)
+def test_transformers_finds_that_a_hub_file_needs_only_torch_and_transformers(module: str) -> None:
+    needed = set(get_imports(REPOSITORY / f"{module}.py"))
+    assert needed - sys.stdlib_module_names <= {"torch", "transformers"}
+
+
+def test_no_file_names_a_folder_of_one_machine() -> None:
+    found = [
+        f"{path.relative_to(REPOSITORY)}:{number}: {line.strip()}"
+        for path in text_files()
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        if MACHINE_PATH.search(line)
+    ]
+    assert found == []
+
+
+def test_the_search_for_machine_paths_finds_them() -> None:
+    for path in ("home/ann/model", "root/.cache/x", "work/data", "tmp/run/1"):
+        assert MACHINE_PATH.search(f"folder = '/{path}'")
+    for text in ("https://example.org/home/page", "outputs/work/x", "{folder}/home/", "a/root/b"):
+        assert not MACHINE_PATH.search(text)
+
+
+def test_every_python_file_says_what_it_is() -> None:
+    assert [str(path.relative_to(REPOSITORY)) for path in python_files() if not ast.get_docstring(parse(path))] == []
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_public_function_and_class_has_a_docstring(module: str) -> None:
+    definitions = public_definitions(parse(REPOSITORY / f"{module}.py"))
+    assert [node.name for node in definitions if not ast.get_docstring(node)] == []

@@ -1,0 +1,130 @@
+"""Command: train one encoder with many heads from a recipe, evaluate it, save it.
+
+    python train_hf.py recipes/quickstart.yaml --output_dir outputs/quickstart
+    accelerate launch train_hf.py recipes/news_entities.yaml --data_root DATA --output_dir outputs/news --learning_rate 5e-5
+
+The folder it writes opens with `AutoModel.from_pretrained(folder, trust_remote_code=True)`. Results stand beside the
+weights (`all_results.json`, `test_results.json`, PNGs). `--dry_run` stops after printing the plan; `--help` lists everything.
+Nothing imports this module: what it calls can be called without it.
+"""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import transformers
+from transformers import AutoTokenizer, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from arguments_multitask import DataArguments, ModelArguments, MultiTaskTrainingArguments, parse_arguments
+from data_collator import MultiTaskDataCollator
+from encoder_source import find_encoder
+from modeling_multitask import MultiTaskModel
+from task_data import LoadedTask, TaskFeatures, build_features, load_tasks
+from task_metrics import MultiTaskMetrics, preprocess_logits_for_metrics
+from task_plots import plot_curves
+from task_report import format_answers, format_scores, save_test_results
+from task_sampler import TaskSamplingDataset
+from trainer_multitask import MultiTaskTrainer, SamplingGuard, TaskEarlyStopping
+
+logger = logging.getLogger("train_hf")
+
+
+def configure_logging(args: MultiTaskTrainingArguments) -> None:
+    """Log to standard error: this project at `--log_level` on the main process, warnings and errors elsewhere."""
+    level = args.get_process_log_level()
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    for name in ("train_hf", "task_data", "task_sources", "encoder_source", "modeling_multitask", "trainer_multitask"):
+        logging.getLogger(name).setLevel(level)
+    transformers.utils.logging.set_verbosity(max(level, logging.WARNING))
+    transformers.utils.logging.disable_progress_bar()
+
+
+def build_model(
+    arguments: ModelArguments, loaded: dict[str, LoadedTask], offline: bool
+) -> tuple[MultiTaskModel, Any]:
+    """The model on its pretrained encoder, heads for the loaded tasks, and the encoder's tokenizer."""
+    source = find_encoder(arguments.encoder, offline=offline)
+    model = MultiTaskModel.from_backbone(
+        source.path,
+        tasks={name: task.spec for name, task in loaded.items()},
+        pooling=arguments.pooling,
+        projection_dim=arguments.projection_dim,
+        normalize_embeddings=arguments.normalize_embeddings,
+        head_dropout=arguments.head_dropout,
+        max_seq_length=arguments.max_seq_length,
+        task_name=arguments.task_name,
+    )
+    return model, AutoTokenizer.from_pretrained(source.path)
+
+
+def build_sampling(
+    features: TaskFeatures, data: DataArguments, args: MultiTaskTrainingArguments
+) -> TaskSamplingDataset:
+    """The training order of the recipe, for this number of processes."""
+    return TaskSamplingDataset(
+        features.train,
+        strategy=data.sampling_strategy,
+        seed=args.data_seed if args.data_seed is not None else args.seed,
+        rows_per_step=args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
+        num_epochs=max(1, round(args.num_train_epochs)),
+        grouping=data.grouping,
+        temperature=data.sampling_temperature,
+        cap=data.sampling_cap,
+        shares=data.sampling_shares,
+    )
+
+
+def print_plan(notes: list[str], sampling: TaskSamplingDataset, args: MultiTaskTrainingArguments) -> None:
+    """What was decided and inferred, and what training will see."""
+    print("\nPlan")
+    for note in notes:
+        print(f"- {note}")
+    print(sampling.plan(args.per_device_train_batch_size), end="\n\n", flush=True)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse, load, train, evaluate, save."""
+    model_args, data_args, args = parse_arguments(argv)
+    configure_logging(args)
+    set_seed(args.seed)
+    is_main = args.process_index == 0
+
+    with args.main_process_first(desc="reading data"):
+        loaded = load_tasks(data_args.tasks, data_args.data_root, args.seed, data_args.offline)
+    model, tokenizer = build_model(model_args, loaded, data_args.offline)
+    with args.main_process_first(desc="tokenising"):
+        features = build_features(loaded, tokenizer, model.max_length(tokenizer), embed=model_embedder(model, tokenizer))
+    sampling = build_sampling(features, data_args, args)
+    if is_main:
+        print_plan([*data_args.notes, *args.notes, *features.notes], sampling, args)
+    if data_args.dry_run:
+        return
+
+    metrics = MultiTaskMetrics(model.config.tasks)
+    patience = args.early_stopping_patience
+    trainer = MultiTaskTrainer(
+        model=model,
+        args=args,
+        processing_class=tokenizer,
+        data_collator=MultiTaskDataCollator(tokenizer, model.config.tasks),
+        train_dataset=sampling,
+        eval_dataset=features.validation,
+        compute_metrics=metrics,
+        preprocess_logits_for_metrics=preprocess_logits_for_metrics,
+        callbacks=[SamplingGuard(sampling), *([TaskEarlyStopping(patience)] if patience else [])],
+    )
+    train_result = trainer.train(resume_from_checkpoint=resume_point(args))
+    trainer.save_model()
+    trainer.save_metrics("train", train_result.metrics)
+    trainer.save_state()
+
+    trainer.save_metrics("eval", trainer.evaluate())
+    results = save_test_results(trainer, features.test, loaded, features.notes) if features.test else {}
+    if is_main:
+        plot_curves(trainer.state.log_history, Path(args.output_dir) / "curves.png")
+        print(format_scores(model.config.tasks, results or trainer.state.log_history[-1]))
+        if data_args.sample_texts:
+            print(format_answers(data_args.sample_texts, model.predict(data_args.sample_texts, tokenizer)))
+        print(f"Saved to {args.output_dir}")

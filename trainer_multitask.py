@@ -1,0 +1,178 @@
+"""The thin `Trainer` subclass and its callbacks: what the stock Trainer cannot know about several tasks.
+
+`MultiTaskTrainer` adds each task's loss and share to the log, the mean over tasks to the evaluation, and a learning rate of
+their own for the heads. Nothing needs it: the stock `Trainer` trains the same model on the same data, and
+`SamplingGuard` works there too. It imports no model.
+
+    trainer = MultiTaskTrainer(model=model, args=args, data_collator=collator, train_dataset=sampling_dataset,
+                               eval_dataset={"topic": topic, "ner": ner}, callbacks=[SamplingGuard(sampling_dataset)])
+"""
+
+import logging
+from collections import defaultdict
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import ParallelMode
+
+from task_metrics import mean_score
+from task_sampler import TaskSamplingDataset
+
+logger = logging.getLogger(__name__)
+
+
+class SamplingGuard(TrainerCallback):
+    """Refuses settings that would silently destroy the sampling plan, and keeps the plan's epoch right on resume.
+
+    Args:
+        dataset (TaskSamplingDataset): The training dataset.
+
+    Raises:
+        ValueError: at the start of training, naming the argument, its value and the one to set.
+    """
+
+    def __init__(self, dataset: TaskSamplingDataset):
+        self.dataset = dataset
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Check the arguments."""
+        rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+        refused = {
+            f"train_sampling_strategy={args.train_sampling_strategy!r} reorders the plan; set it to 'sequential'.": (
+                args.train_sampling_strategy != "sequential"
+            ),
+            "label_smoothing_factor replaces the tasks' own losses; set loss.label_smoothing of a task.": (
+                args.label_smoothing_factor != 0.0
+            ),
+            "split_batches cuts each batch over the ranks, so a step has fewer rows than planned; leave it off.": (
+                args.accelerator_config.split_batches
+            ),
+            "nn.DataParallel cuts a batch between items and their pairs; start one process a GPU: accelerate launch.": (
+                args.parallel_mode == ParallelMode.NOT_DISTRIBUTED and args.n_gpu > 1
+            ),
+            "auto_find_batch_size changes the rows of a step under the plan; set per_device_train_batch_size.": (
+                args.auto_find_batch_size
+            ),
+            f"The plan has {self.dataset.rows_per_step} rows a step, but batch size x accumulation x processes is {rows}; "
+            "make TaskSamplingDataset(rows_per_step=...) that product.": rows != self.dataset.rows_per_step,
+        }
+        problems = [message for message, is_wrong in refused.items() if is_wrong]
+        if problems:
+            raise ValueError("These settings would change the training plan:\n- " + "\n- ".join(problems))
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Set the dataset's epoch: on a resume in the middle of an epoch the data loader does not."""
+        self.dataset.set_epoch(int(state.epoch or 0))
+
+
+class TaskEarlyStopping(EarlyStoppingCallback):
+    """Early stopping that waits for the evaluation that holds `metric_for_best_model`.
+
+    Evaluation by task reports one task at a time; the stock callback takes a report without its metric for a mistake.
+    """
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float],
+        **kwargs: Any,
+    ) -> None:
+        """Count an evaluation without improvement, if it is the one that reports the metric."""
+        if f"eval_{(args.metric_for_best_model or '').removeprefix('eval_')}" in metrics:
+            super().on_evaluate(args, state, control, metrics, **kwargs)
+
+
+class MultiTaskTrainer(Trainer):
+    """The stock Trainer, with every task's loss in the log, the mean over tasks in the evaluation, and a head rate.
+
+    Logged in training beside `loss`: `loss_<task>`, the mean over the task's items since the last log, on all ranks,
+    before its weight; `share_<task>`, its share (0-1) of the items. Evaluation of `{task: dataset}` adds
+    `eval_mean_score` (see `task_metrics.mean_score`) and `eval_loss`, the mean of the tasks' losses; both can be
+    `metric_for_best_model`.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._loss_sums: dict[str, Any] = defaultdict(float)
+        self._item_sums: dict[str, Any] = defaultdict(int)
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any
+    ) -> torch.Tensor | tuple[torch.Tensor, Any]:
+        """The model's loss; in training the tasks' losses are remembered for the next log."""
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
+        if model.training:
+            for name, task_loss in outputs["task_losses"].items():
+                items = outputs["task_items"][name]
+                self._loss_sums[name] += task_loss * items
+                self._item_sums[name] += items
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, a training log with the tasks' losses and shares added."""
+        if "loss" in logs:
+            logs = {**logs, **self._task_logs()}
+        super().log(logs, start_time)
+
+    def _task_logs(self) -> dict[str, float]:
+        """`loss_<task>` and `share_<task>` since the last log, over all ranks, which all have to call this."""
+        names = list(self.model.config.tasks)
+        sums = torch.zeros(2, len(names), dtype=torch.float64)
+        for column, name in enumerate(names):
+            sums[0, column], sums[1, column] = float(self._loss_sums[name]), float(self._item_sums[name])
+        losses, items = self.accelerator.reduce(sums.to(self.args.device), reduction="sum").tolist()
+        self._loss_sums.clear()
+        self._item_sums.clear()
+        present = [(name, total, count) for name, total, count in zip(names, losses, items, strict=True) if count]
+        shares = {f"share_{name}": count / sum(items) for name, _, count in present}
+        return {f"loss_{name}": total / count for name, total, count in present} | shares
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Evaluate; over `{task: dataset}` also the mean over tasks, which callbacks and logs see as any metric."""
+        metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        datasets = self.eval_dataset if eval_dataset is None else eval_dataset
+        if not isinstance(datasets, dict):
+            return metrics
+        losses = [metrics[f"{metric_key_prefix}_{name}_loss"] for name in datasets]
+        means = {f"{metric_key_prefix}_loss": sum(losses) / len(losses)}
+        if self.compute_metrics is not None:
+            tasks = {name: spec for name, spec in self.model.config.tasks.items() if name in datasets}
+            means[f"{metric_key_prefix}_mean_score"] = mean_score(metrics, tasks, metric_key_prefix)
+        self.log(dict(means))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, means)
+        return metrics | means
+
+    @staticmethod
+    def get_optimizer_cls_and_kwargs(args: TrainingArguments, model: nn.Module | None = None) -> tuple[Any, Any]:
+        """The stock optimizer; with `head_learning_rate` set, over groups of our own."""
+        optimizer_class, options = Trainer.get_optimizer_cls_and_kwargs(args, model)
+        if model is not None and getattr(args, "head_learning_rate", None) is not None:
+            options["params"] = parameter_groups(model, args.learning_rate, args.head_learning_rate, args.weight_decay)
+        return optimizer_class, options
+
+
+def parameter_groups(
+    model: nn.Module, learning_rate: float, head_learning_rate: float, weight_decay: float
+) -> list[dict[str, Any]]:
+    """Optimizer groups by part (encoder, everything else) and decay (matrices; no biases, norms or other vectors).
+
+    Returns:
+        `[{"params", "lr", "weight_decay"}]`, empty groups left out.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            is_encoder = name.removeprefix("module.").startswith("encoder.")
+            rate = learning_rate if is_encoder else head_learning_rate
+            groups[rate, weight_decay if parameter.dim() > 1 else 0.0].append(parameter)
+    return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
