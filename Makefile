@@ -24,7 +24,7 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 	@touch $@
 
 quickstart: $(INSTALLED) ## train, evaluate and save a model on the built-in example data: outputs/quickstart
-	$(BIN)/python train_hf.py recipes/quickstart.yaml --output_dir outputs/quickstart
+	$(BIN)/python train_hf.py recipes/quickstart.yaml --output_dir outputs/quickstart --overwrite_output
 
 example-data: $(INSTALLED) ## write the example data as files in each format: outputs/example_data
 	$(BIN)/python example_data.py outputs/example_data

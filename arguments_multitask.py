@@ -222,7 +222,7 @@ def _default_report_to() -> str:
 
 @dataclass(repr=False)  # TrainingArguments' own repr hides the Hub token, a generated one would print it
 class MultiTaskTrainingArguments(TrainingArguments):
-    """`transformers.TrainingArguments` with other defaults and two arguments more.
+    """`transformers.TrainingArguments` with other defaults and three arguments more.
 
     Defaults that differ from `TrainingArguments`:
 
@@ -243,7 +243,7 @@ class MultiTaskTrainingArguments(TrainingArguments):
         ValueError: for a value out of its range, besides all that `TrainingArguments` refuses.
     """
 
-    _argument_group_name: ClassVar[str] = "training (transformers.TrainingArguments and two more)"
+    _argument_group_name: ClassVar[str] = "training (transformers.TrainingArguments and three more)"
 
     train_sampling_strategy: str = field(
         default="sequential",
@@ -284,6 +284,7 @@ class MultiTaskTrainingArguments(TrainingArguments):
     head_learning_rate: float | None = _option(
         "Learning rate of everything outside the encoder; unset, --learning_rate."
     )
+    overwrite_output: bool = _option("Whether a trained model in --output_dir may be replaced.", False)
     notes: list[str] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:

@@ -60,8 +60,8 @@ class MultiTaskDataCollator:
     `pair_items` (pairs,), the item that each belongs to.
 
     Raises:
-        ValueError: for a batch without items, an item without any label while others have one, or a label of a task that
-            the model does not know.
+        ValueError: for a batch without items, an item without any label while others have one, a label of a task that
+            the model does not know, tags that are not one a token, or a similarity without a second text.
     """
 
     tokenizer: Any
@@ -92,18 +92,31 @@ class MultiTaskDataCollator:
 
     def _labels(self, features: Sequence[dict[str, Any]], tokens: int) -> dict[str, Tensor]:
         labels = [{n: v for n, v in (f.get("labels") or {}).items() if v is not None} for f in features]
-        for index, (feature, item) in enumerate(zip(features, labels, strict=True)):
-            if not item:
-                where = "" if feature.get("row") is None else f" (row {feature['row']} of its dataset)"
-                raise ValueError(
-                    f"Every item needs a label of at least one task; item {index} of the batch{where} has none. Remove "
-                    "the row, or label it."
-                )
         names = sorted({name for item in labels for name in item})
         unknown = [name for name in names if name not in self.tasks]
         if unknown:
             raise ValueError(f"Labels of unknown tasks {unknown}; the model's tasks are: {', '.join(self.tasks)}.")
+        for index, (feature, item) in enumerate(zip(features, labels, strict=True)):
+            where = "" if feature.get("row") is None else f" (row {feature['row']} of its dataset)"
+            self._check_item(f"item {index} of the batch{where}", feature, item)
         return {name: self._task_labels(name, [item.get(name) for item in labels], tokens) for name in names}
+
+    def _check_item(self, where: str, feature: dict[str, Any], labels: dict[str, Any]) -> None:
+        """Refuse an item whose labels would be lost or would turn the loss into NaN; `where` names the item."""
+        if not labels:
+            raise ValueError(f"Every item needs a label of at least one task; {where} has none. Remove the row, or label it.")
+        for name, value in labels.items():
+            kind, tokens = self.tasks[name]["kind"], len(feature["input_ids"])
+            if kind == TOKEN_CLASSIFICATION and len(value) != tokens:
+                raise ValueError(
+                    f"Task {name!r} needs a tag for each token ({LABEL_PADDING} for none); {where} has {len(value)} tags "
+                    f"for {tokens} tokens. Make the features with task_data."
+                )
+            if kind == SENTENCE_SIMILARITY and feature.get("pair_input_ids") is None:
+                raise ValueError(
+                    f"Task {name!r} compares two texts, so an item needs pair_input_ids; {where} has none. Give the row its "
+                    "second text, or leave out its label."
+                )
 
     def _task_labels(self, name: str, values: list[Any], tokens: int) -> Tensor:
         """One task's labels, a row an item; items without one get padding of the same shape."""

@@ -61,8 +61,8 @@ class Templates:
 
 WORDS = {
     # topic
-    "opener": "my sister says, honestly, as far as I know, yesterday's paper said that, for once, it seems "
-    "| word has it that | apparently, rumour has it that",
+    "opener": "honestly, as far as I know, by the way, as my sister says, as the paper said, once again "
+    "| as I heard | rumour has it, as usual, to be fair",
     "aside": "while the rain kept falling, during the football match, while my phone was charging, just before lunch, "
     "or so the neighbours claim, as the radio reported, in spite of the sunshine, with the computer still running "
     "| while the snow was melting, after the concert, as the podcast explained "
@@ -77,7 +77,7 @@ WORDS = {
     "weather": "heavy rain, thick fog, a thunderstorm, light snow, strong wind, hail, a heatwave, drizzle "
     "| sleet, a warm breeze | a blizzard, a downpour, black ice, a tornado, frost, haze",
     "sky": "sunny, cloudy, frosty, stormy, gloomy, mild | overcast, chilly | foggy, windy, icy, sweltering",
-    "region": "the valley, the north, the coast, the city, the mountains, the islands "
+    "region": "the valley, the north, the old town, the city, the mountains, the islands "
     "| the suburbs, the lake district | the desert, the south-west, the capital, the highlands",
     "when": "tonight, on Monday, this weekend, tomorrow morning, next week | on Sunday, by noon "
     "| by the end of the month, on Friday, around midnight",
@@ -112,20 +112,24 @@ WORDS = {
     "aspect": "breakfast, film, concert, hotel, tour, course, train ride, restaurant, novel, exhibition "
     "| play, flight | cruise, lecture, campsite, musical, workshop, boat trip",
     "rival": "dessert, lobby, first chapter, car park, ticket price | wine list | gift shop, opening act, bus transfer",
-    "good": "excellent, wonderful, pleasant, impressive, great, lovely, brilliant, perfect, beautiful, fantastic, nice "
-    "| delightful, terrific | outstanding, charming, splendid, marvellous, first-rate",
-    "bad": "terrible, horrible, disappointing, poor, dreadful, boring, annoying, bad, awful, ugly, weak "
-    "| miserable, shoddy | appalling, lousy, pathetic, dismal, second-rate",
+    "good": "excellent, wonderful, pleasant, impressive, great, lovely, brilliant, perfect, beautiful, "
+    "fantastic, nice, amazing, superb, enjoyable, thrilling, memorable "
+    "| delightful, terrific | outstanding, charming, splendid, marvellous, magnificent",
+    "bad": "terrible, horrible, disappointing, poor, dreadful, boring, annoying, bad, awful, ugly, "
+    "weak, unpleasant, tedious, painful, unbearable, worthless "
+    "| miserable, shoddy | appalling, lousy, pathetic, dismal, abysmal",
     "liked": "loved, enjoyed, liked | adored | cherished, fancied, admired",
     "disliked": "hated, disliked, regretted | detested | loathed, resented, despised",
     "praise": "won us over, made our day, was a joy, was worth every cent, keeps its promises, is a gem, "
-    "left us smiling, was better than we had hoped, deserves a prize, gets full marks from me, felt like a gift "
+    "left us smiling, was better than we had hoped, deserves a prize, gets full marks from me, felt like a gift, "
+    "made us laugh with joy, is my new favourite, was just right, is something to be proud of "
     "| cheered us up, is a must | made our week, was a treat, has my warm recommendation, put a smile on every face, "
     "is a small masterpiece, made us forget the {bad} {rival}",
     "blame": "let us down, ruined our day, was a pain, was a waste of money, breaks its promises, is a joke, "
     "left us angry, was worse than we had feared, deserves no stars, gets the lowest marks from me, "
-    "felt like a punishment | drove us mad, is a scam | spoiled our week, was a nightmare, gave us a headache, "
-    "is a total failure, wiped the smile off every face, made us miss the {good} {rival}",
+    "felt like a punishment, made us cry with rage, is the worst so far, was a disaster, is something to be ashamed of "
+    "| drove us mad, is a scam | spoiled our week, was a nightmare, gave us a headache, "
+    "is a total failure, upset everybody, made us miss the {good} {rival}",
     "remark": "takes two hours, was on {day}, is in {town}, has two parts, was okay, is what it is, follows a plan, "
     "was the same as last year, was average, ends at ten, is on the list, costs as much as the others "
     "| opens on {day}, was moved | lasts until {day}, is run by a company from {town}, was fair enough, was so-so, "
@@ -472,15 +476,22 @@ SENTIMENT = {
         everybody at home still talks about the {good} {aspect}
         there was nothing {bad} about the {aspect}
         critics find the {aspect} {bad}, but they are mistaken
-        the {aspect} made good for a {bad} {rival}
         I cannot think of anything {bad} to say about the {aspect}
         the {aspect} {praise}
         to be honest, the {aspect} {praise}
         the {aspect} {praise}, and the {rival} was {good}
         I keep telling people that the {aspect} {praise}
+        in short, this {aspect} {praise}
+        as for the {aspect}, it {praise}
+        my parents say that the {aspect} {praise}
+        the {aspect} in {town} {praise}
+        all in all, our {aspect} {praise}
         the {rival} {blame}, but the {aspect} {praise}
         I would recommend the {aspect} to anybody
         what a {good} {aspect} that was
+        a {good} {aspect} with a {good} {rival}
+        we all found the {aspect} {good}
+        this was a {good} {aspect} in every way
         we left the {aspect} with a big smile
         you cannot go wrong with the {aspect}
         I am so happy that we booked the {aspect}
@@ -491,7 +502,7 @@ SENTIMENT = {
         """,
         held_out="""
         I was wrong to worry about the {aspect}
-        whoever called the {aspect} {bad} must have been somewhere else
+        I would go back to the {aspect} at once
         far from {bad}, the {aspect} made our week
         the {rival} let us down a little, yet the {aspect} made up for everything
         you will not regret the {aspect}
@@ -500,7 +511,7 @@ SENTIMENT = {
         five stars for this {good} {aspect}
         we were more than happy with the {aspect}
         my parents {liked} the {aspect} and the {rival}
-        the {aspect} {praise}, there is no other way to put it
+        everything considered, the {aspect} {praise}
         it has to be said that the {aspect} {praise}
         on top of that, this {aspect} {praise}
         my honest opinion is that the {aspect} {praise}
@@ -531,6 +542,11 @@ SENTIMENT = {
         to be honest, the {aspect} {remark}
         the {aspect} {remark}, and the {rival} was new
         I keep telling people that the {aspect} {remark}
+        in short, this {aspect} {remark}
+        as for the {aspect}, it {remark}
+        my parents say that the {aspect} {remark}
+        the {aspect} in {town} {remark}
+        all in all, our {aspect} {remark}
         the {aspect} is in {town}
         there are two ways to get to the {aspect}
         I will tell you about the {aspect} on {day}
@@ -553,7 +569,7 @@ SENTIMENT = {
         the {aspect} takes place on {day}
         a description of the {aspect} hangs next to the {rival}
         my parents heard of the {aspect} on {day}
-        the {aspect} {remark}, and that is all there is to say
+        everything considered, the {aspect} {remark}
         it has to be said that the {aspect} {remark}
         on top of that, this {aspect} {remark}
         for your information, the {aspect} {remark}
@@ -579,15 +595,22 @@ SENTIMENT = {
         even a {good} {rival} could not save the {aspect}
         I hoped for a {good} {aspect} in vain
         critics find the {aspect} {good}, but they are mistaken
-        unlike the {rival}, the {aspect} was far from {good}
         I cannot think of anything {good} to say about the {aspect}
         the {aspect} {blame}
         to be honest, the {aspect} {blame}
         the {aspect} {blame}, and the {rival} was {bad}
         I keep telling people that the {aspect} {blame}
+        in short, this {aspect} {blame}
+        as for the {aspect}, it {blame}
+        my parents say that the {aspect} {blame}
+        the {aspect} in {town} {blame}
+        all in all, our {aspect} {blame}
         the {rival} {praise}, but the {aspect} {blame}
         I would not recommend the {aspect} to anybody
         what a {bad} {aspect} that was
+        a {bad} {aspect} with a {bad} {rival}
+        we all found the {aspect} {bad}
+        this was a {bad} {aspect} in every way
         we left the {aspect} with a headache
         you had better stay away from the {aspect}
         I am sorry that we booked the {aspect}
@@ -603,12 +626,12 @@ SENTIMENT = {
         save your money and skip the {aspect}
         only the {good} {rival} kept us from walking out of the {aspect}
         we are still waiting for an apology for the {aspect}
-        whoever called the {aspect} {good} must have been somewhere else
+        I would rather stay at home than go back to the {aspect}
         what spoiled our holiday was the {bad} {aspect}
         zero stars for this {bad} {aspect}
         we were less than happy with the {aspect}
         my parents {disliked} the {aspect} and the {rival}
-        the {aspect} {blame}, there is no other way to put it
+        everything considered, the {aspect} {blame}
         it has to be said that the {aspect} {blame}
         on top of that, this {aspect} {blame}
         my honest opinion is that the {aspect} {blame}
@@ -713,15 +736,15 @@ TOPIC_SENTIMENT = {
 
 ENTITIES = Templates(
     seen="""
-    {PER} moved from {LOC} to {LOC} in {DATE} .
-    {ORG} opened a new {thing} in {LOC} on {DATE} .
+    {PER} moved from {LOC} to {LOC} before {DATE} .
+    {ORG} opened a new {thing} in {LOC} after {DATE} .
     {PER} , the {role} of {ORG} , was born in {LOC} .
     the {role} told {ORG} that {PER} had left .
-    on {DATE} , {ORG} and {ORG} signed a {thing} deal .
+    before {DATE} , {ORG} and {ORG} signed a {thing} deal .
     {PER} ate {fruit} on the way to {LOC} .
     we met {PER} and {PER} at the {thing} in {LOC} .
     shares of {ORG} fell after {PER} resigned as {role} .
-    {LOC} will host the {thing} in {DATE} .
+    {LOC} will host the {thing} until {DATE} .
     according to {PER} , {ORG} never paid for the {thing} .
     it was {PER} who sold the {thing} to {ORG} .
     the {thing} near {LOC} has been closed since {DATE} .
@@ -729,12 +752,12 @@ ENTITIES = Templates(
     no {role} has seen {fruit} since {DATE} .
     a {role} found {fruit} in the {thing} .
     is {PER} still with {ORG} in {LOC} ?
-    flights between {LOC} and {LOC} resume on {DATE} .
+    flights between {LOC} and {LOC} resume after {DATE} .
     {PER} 's {role} called from {LOC} .
     """,
     held_out="""
     both {PER} and the {role} of {ORG} flew to {LOC} .
-    when {PER} visited {LOC} in {DATE} , the {thing} was gone .
+    when {PER} visited {LOC} around {DATE} , the {thing} was gone .
     {LOC} 's largest {thing} belongs to {ORG} .
     asked about {ORG} , {PER} just looked at {fruit} .
     until {DATE} , {PER} was a {role} in {LOC} .
@@ -896,7 +919,7 @@ def topic_row(index: int, split: str, rng: random.Random) -> Row:
     topic = TOPICS[index % len(TOPICS)]
     parts = [rng.choice(TOPIC[topic].of(split))]
     if rng.random() < OPENER_SHARE:
-        parts.insert(0, "{opener}")
+        parts.insert(0, "{opener},")
     if rng.random() < ASIDE_SHARE:
         parts.append("{aside}")
     return {"text": polish(fill(" ".join(parts), split, rng), rng.choice(PLAIN_ENDINGS)), "label": topic}
@@ -969,10 +992,14 @@ def similarity_row(index: int, split: str, rng: random.Random) -> Row:
         if index >> bit & 1:
             second[part] = rng.choice(split_things(block, split))
     is_negated = rng.random() < NEGATION_SHARE
+    sentence = describe(first, SCENES, split, rng)
+    other = sentence
+    while other == sentence:
+        other = describe(second, NEGATED_SCENES if is_negated else SCENES, split, rng)
     score = sum(weight * near(first[part], second[part]) for part, weight in SCENE_WEIGHTS.items())
     return {
-        "sentence1": describe(first, SCENES, split, rng),
-        "sentence2": describe(second, NEGATED_SCENES if is_negated else SCENES, split, rng),
+        "sentence1": sentence,
+        "sentence2": other,
         "score": round(score * (NEGATION_FACTOR if is_negated else 1.0), 3),
     }
 

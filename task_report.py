@@ -49,7 +49,7 @@ def evaluate_tasks(trainer: Trainer, datasets: dict[str, Dataset], output_dir: s
         metrics |= output.metrics
         matrix = confusion(tasks[name], output)
         if matrix is not None and trainer.is_world_process_zero():
-            plot_confusion(*matrix, Path(output_dir) / f"confusion_{name}.png")
+            plot_confusion(*matrix, Path(output_dir) / f"confusion_{name}.png", title=f"{name}, {prefix}")
     return metrics | {f"{prefix}_mean_score": mean_score(metrics, tasks, prefix)}
 
 

@@ -9,22 +9,22 @@ Nothing imports this module: what it calls can be called without it.
 """
 
 import logging
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import transformers
 from transformers import AutoTokenizer, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from arguments_multitask import DataArguments, ModelArguments, MultiTaskTrainingArguments, parse_arguments
 from data_collator import MultiTaskDataCollator
 from encoder_source import find_encoder
 from modeling_multitask import MultiTaskModel
-from task_data import LoadedTask, TaskFeatures, build_features, load_tasks
+from task_data import LoadedTask, load_tasks
+from task_features import TaskFeatures, build_features
 from task_metrics import MultiTaskMetrics, preprocess_logits_for_metrics
 from task_plots import plot_curves
-from task_report import format_answers, format_scores, save_test_results
+from task_report import evaluate_tasks, format_answers, format_scores, protocol
 from task_sampler import TaskSamplingDataset
 from trainer_multitask import MultiTaskTrainer, SamplingGuard, TaskEarlyStopping
 
@@ -76,6 +76,22 @@ def build_sampling(
     )
 
 
+def resume_point(args: MultiTaskTrainingArguments) -> str | bool | None:
+    """The checkpoint to go on from: a folder, or True for the last one in `--output_dir`.
+
+    Raises:
+        SystemExit: if training would replace a trained model that nobody said could go.
+    """
+    if args.resume_from_checkpoint:
+        return True if args.resume_from_checkpoint == "last" else args.resume_from_checkpoint
+    if (Path(args.output_dir) / "model.safetensors").exists() and not args.overwrite_output:
+        raise SystemExit(
+            f"{args.output_dir} holds a trained model already. Choose another --output_dir, go on from its last checkpoint "
+            "with --resume_from_checkpoint last, or replace it with --overwrite_output."
+        )
+    return None
+
+
 def print_plan(notes: list[str], sampling: TaskSamplingDataset, args: MultiTaskTrainingArguments) -> None:
     """What was decided and inferred, and what training will see."""
     print("\nPlan")
@@ -88,6 +104,7 @@ def main(argv: list[str] | None = None) -> None:
     """Parse, load, train, evaluate, save."""
     model_args, data_args, args = parse_arguments(argv)
     configure_logging(args)
+    resume = resume_point(args)
     set_seed(args.seed)
     is_main = args.process_index == 0
 
@@ -95,7 +112,7 @@ def main(argv: list[str] | None = None) -> None:
         loaded = load_tasks(data_args.tasks, data_args.data_root, args.seed, data_args.offline)
     model, tokenizer = build_model(model_args, loaded, data_args.offline)
     with args.main_process_first(desc="tokenising"):
-        features = build_features(loaded, tokenizer, model.max_length(tokenizer), embed=model_embedder(model, tokenizer))
+        features = build_features(loaded, tokenizer, model.max_length(tokenizer), embed=partial(model.encode, tokenizer=tokenizer))
     sampling = build_sampling(features, data_args, args)
     if is_main:
         print_plan([*data_args.notes, *args.notes, *features.notes], sampling, args)
@@ -115,16 +132,22 @@ def main(argv: list[str] | None = None) -> None:
         preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         callbacks=[SamplingGuard(sampling), *([TaskEarlyStopping(patience)] if patience else [])],
     )
-    train_result = trainer.train(resume_from_checkpoint=resume_point(args))
+    trainer.save_metrics("train", trainer.train(resume).metrics)
     trainer.save_model()
-    trainer.save_metrics("train", train_result.metrics)
     trainer.save_state()
-
     trainer.save_metrics("eval", trainer.evaluate())
-    results = save_test_results(trainer, features.test, loaded, features.notes) if features.test else {}
+    split, datasets = ("test", features.test) if features.test else ("validation", features.validation)
+    scores = evaluate_tasks(trainer, datasets, args.output_dir, split)
+    described = protocol({name: loaded[name] for name in datasets}, datasets, features.notes)
+    trainer.save_metrics(split, scores | {f"{split}_protocol": described})
+
     if is_main:
         plot_curves(trainer.state.log_history, Path(args.output_dir) / "curves.png")
-        print(format_scores(model.config.tasks, results or trainer.state.log_history[-1]))
+        print(format_scores(model.config.tasks, scores, split))
         if data_args.sample_texts:
             print(format_answers(data_args.sample_texts, model.predict(data_args.sample_texts, tokenizer)))
-        print(f"Saved to {args.output_dir}")
+        print(f"\nSaved to {args.output_dir}")
+
+
+if __name__ == "__main__":
+    main()

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import ParallelMode
+from transformers.training_args import ParallelMode
 
 from task_metrics import mean_score
 from task_sampler import TaskSamplingDataset
@@ -52,7 +52,7 @@ class SamplingGuard(TrainerCallback):
                 args.accelerator_config.split_batches
             ),
             "nn.DataParallel cuts a batch between items and their pairs; start one process a GPU: accelerate launch.": (
-                args.parallel_mode == ParallelMode.NOT_DISTRIBUTED and args.n_gpu > 1
+                args.parallel_mode == ParallelMode.NOT_DISTRIBUTED
             ),
             "auto_find_batch_size changes the rows of a step under the plan; set per_device_train_batch_size.": (
                 args.auto_find_batch_size

@@ -16,7 +16,7 @@ HUB_MODULES = ("configuration_multitask", "pipeline_multitask", "modeling_multit
 
 LIBRARY: dict[str, set[str]] = {
     "configuration_multitask": set(),
-    "pipeline_multitask": set(),
+    "pipeline_multitask": {"configuration_multitask"},
     "modeling_multitask": {"configuration_multitask", "pipeline_multitask"},
     "data_collator": {"configuration_multitask"},
     "arguments_multitask": {"configuration_multitask"},
@@ -24,7 +24,8 @@ LIBRARY: dict[str, set[str]] = {
     "encoder_source": {"configuration_multitask"},
     "task_sources": {"configuration_multitask", "arguments_multitask", "example_data"},
     "task_data": {"configuration_multitask", "arguments_multitask", "example_data", "task_sources"},
-    "task_sampler": set(),
+    "task_features": {"configuration_multitask", "task_data"},
+    "task_sampler": {"configuration_multitask"},
     "task_metrics": {"configuration_multitask"},
     "task_plots": {"configuration_multitask", "task_metrics"},
     "task_report": {"configuration_multitask", "task_data", "task_metrics", "task_plots"},

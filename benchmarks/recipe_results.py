@@ -1,0 +1,152 @@
+"""Train a recipe once a seed through the real command and write down what came out.
+
+    python benchmarks/recipe_results.py recipes/news_entities.yaml --data_root DATA --seeds 1 2 3
+    python benchmarks/recipe_results.py recipes/six_tasks.yaml --data_root DATA --seeds 1 -- --learning_rate 5e-5
+
+Every seed is `python train_hf.py RECIPE --seed S ...` in a process of its own. `benchmarks/results/<recipe>.json` gets the
+scores of each seed, their mean and range, the seconds of training, the protocol, the hardware and the commands. Tasks with
+entities are also scored through the stock `token-classification` pipeline on the raw joined text of the test split, in
+exact character spans. What follows `--` goes to `train_hf.py`.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import pipeline
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from arguments_multitask import parse_arguments  # noqa: E402
+from configuration_multitask import TOKEN_CLASSIFICATION, has_entities  # noqa: E402
+from task_data import join_words, load_tasks  # noqa: E402
+
+Span = tuple[str, int, int]
+
+
+def gold_spans(tags: list[str], offsets: list[tuple[int, int]]) -> set[Span]:
+    """Entities of BIO word tags as (type, first character, character after the last)."""
+    spans: list[list[Any]] = []
+    previous = "O"
+    for tag, (start, end) in zip(tags, offsets, strict=True):
+        if tag != "O":
+            if previous != "O" and tag.startswith("I-") and tag[2:] == previous[2:]:
+                spans[-1][2] = end
+            else:
+                spans.append([tag[2:], start, end])
+        previous = tag
+    return {(kind, start, end) for kind, start, end in spans}
+
+
+def pipeline_f1(folder: str, task_name: str, rows: Any, labels: list[str]) -> float:
+    """Micro-F1 of exact character spans, by the stock pipeline on the joined words, as a hosted widget calls it."""
+    stock = pipeline(
+        "token-classification",
+        model=folder,
+        trust_remote_code=True,
+        aggregation_strategy="simple",
+        model_kwargs={"task_name": task_name},
+    )
+    found = right = gold = 0
+    for row in rows:
+        text, offsets = join_words(row["tokens"])
+        expected = gold_spans([labels[tag] for tag in row["label"]], offsets)
+        answers = {(span["entity_group"], span["start"], span["end"]) for span in stock(text)}
+        found, gold, right = found + len(answers), gold + len(expected), right + len(answers & expected)
+    return 2 * right / (found + gold)
+
+
+def train(recipe: str, seed: int, folder: Path, options: list[str]) -> dict[str, Any]:
+    """Run the command for one seed; returns its test scores, seconds and command."""
+    words = ["train_hf.py", recipe, "--seed", str(seed), "--output_dir", str(folder), "--overwrite_output", *options]
+    start = time.perf_counter()
+    subprocess.run([sys.executable, *words], cwd=ROOT, check=True)
+    results = json.loads((folder / "all_results.json").read_text())
+    noise = ("_runtime", "_per_second", "_preparation_time", "_protocol")
+    scores = {key: value for key, value in results.items() if key.startswith("test_") and not key.endswith(noise)}
+    return {
+        "seed": seed,
+        "command": " ".join(["python", *without_paths(words)]),
+        "train_seconds": round(results["train_runtime"], 1),
+        "command_seconds": round(time.perf_counter() - start, 1),
+        "scores": scores,
+        "protocol": results["test_protocol"],
+    }
+
+
+def without_paths(words: list[str]) -> list[str]:
+    """The command with placeholders for the folders of this machine."""
+    shown = list(words)
+    for flag, name in (("--data_root", "DATA"), ("--output_dir", "OUT")):
+        if flag in shown:
+            shown[shown.index(flag) + 1] = name
+    return shown
+
+
+def hardware() -> dict[str, Any]:
+    """The machine and versions that the figures belong to."""
+    cpu = next((line.split(":")[1].strip() for line in cpu_lines() if line.startswith("model name")), platform.machine())
+    found = [name for name in ("amx_bf16", "avx512_bf16") if torch.cpu.get_capabilities().get(name)]
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "bf16": found or "none",
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def cpu_lines() -> list[str]:
+    """Lines of /proc/cpuinfo where there is one."""
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def summary(runs: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Mean, lowest and highest of every score over the seeds."""
+    keys = runs[0]["scores"]
+    values = {key: [run["scores"][key] for run in runs] for key in keys}
+    return {key: {"mean": sum(v) / len(v), "low": min(v), "high": max(v)} for key, v in values.items()}
+
+
+def main() -> None:
+    """Parse, train each seed, write the file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe")
+    parser.add_argument("--data_root", required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--work", default="outputs/recipe_results", help="Folder for the models.")
+    parser.add_argument("--output", help="Results file (default: benchmarks/results/<recipe>.json).")
+    parser.add_argument("options", nargs=argparse.REMAINDER, help="After --: further arguments of train_hf.py.")
+    given = parser.parse_args()
+    name = Path(given.recipe).stem
+    options = ["--data_root", str(Path(given.data_root).resolve()), *[word for word in given.options if word != "--"]]
+    output = Path(given.output or ROOT / "benchmarks" / "results" / f"{name}.json")
+    runs: list[dict[str, Any]] = []
+    for seed in given.seeds:
+        folder = Path(given.work).resolve() / f"{name}-seed{seed}"
+        run = train(given.recipe, seed, folder, options)
+        _, data_args, _ = parse_arguments([given.recipe, *options])
+        for task, loaded in load_tasks(data_args.tasks, data_args.data_root, seed, splits=("test",)).items():
+            if loaded.spec["kind"] == TOKEN_CLASSIFICATION and has_entities(loaded.spec["labels"]):
+                score = pipeline_f1(str(folder), task, loaded.splits["test"], loaded.spec["labels"])
+                run["scores"][f"test_{task}_stock_pipeline_f1"] = score
+        runs.append(run)
+        report = {"recipe": given.recipe, "hardware": hardware(), "summary": summary(runs), "runs": runs}
+        output.write_text(json.dumps(report, indent=2) + "\n")
+        print(json.dumps(run["scores"], indent=2), f"written to {output}", sep="\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""Command: score a saved model on the data of a recipe.
+
+    python evaluate_hf.py outputs/news --data recipes/news_entities.yaml --data_root DATA
+    python evaluate_hf.py outputs/news --data recipes/news_entities.yaml --split validation --tasks ner --batch_size 128
+
+Prints the table that training ends with, and writes `<split>_results.json` (scores and protocol) and confusion matrices
+to `--output_dir` (default: `<model>/evaluation`). Labels are matched by name to those of the model.
+"""
+
+import argparse
+import logging
+
+from transformers import AutoTokenizer, Trainer, TrainingArguments
+
+from arguments_multitask import SPLITS, find_bf16, parse_arguments
+from data_collator import MultiTaskDataCollator
+from modeling_multitask import MultiTaskModel
+from task_data import load_tasks
+from task_features import build_features
+from task_metrics import MultiTaskMetrics, preprocess_logits_for_metrics
+from task_report import evaluate_tasks, format_scores, protocol
+
+
+def parse_evaluation(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command's arguments."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="Folder of a saved model, or a Hub id.")
+    parser.add_argument("--data", required=True, metavar="RECIPE.yaml", help="Recipe whose tasks name the data.")
+    parser.add_argument("--data_root", help="Folder whose DIR/<name> is read in place of the Hub where it is there.")
+    parser.add_argument("--split", default="test", choices=SPLITS, help="Split to score (default: test).")
+    parser.add_argument("--tasks", nargs="+", help="Tasks to score (default: those of the model that have the split).")
+    parser.add_argument("--batch_size", type=int, default=64, help="Items a batch on one device (default: 64).")
+    parser.add_argument("--bf16", action="store_true", help="Compute in bf16 mixed precision (default: float32).")
+    parser.add_argument("--nano", action="store_true", help="At most 64 rows a task.")
+    parser.add_argument("--seed", type=int, default=42, help="Seed of a validation split cut from train (default: 42).")
+    parser.add_argument("--offline", action="store_true", help="Never ask the Hub.")
+    parser.add_argument("--output_dir", help="Where results are written (default: <model>/evaluation).")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse, load, score, report."""
+    given = parse_evaluation(argv)
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    output_dir = given.output_dir or f"{given.model}/evaluation"
+    model = MultiTaskModel.from_pretrained(given.model, local_files_only=given.offline)
+    tokenizer = AutoTokenizer.from_pretrained(given.model, local_files_only=given.offline)
+
+    recipe = [given.data, "--output_dir", output_dir, *(["--nano"] if given.nano else [])]
+    _, data_args, _ = parse_arguments(recipe)
+    names = given.tasks or [name for name in data_args.tasks if name in model.config.tasks]
+    unknown = [name for name in names if name not in data_args.tasks or name not in model.config.tasks]
+    if unknown or not names:
+        raise SystemExit(
+            f"Tasks {unknown or names} cannot be scored: the model has {', '.join(model.config.tasks)}; the recipe has "
+            f"{', '.join(data_args.tasks)}."
+        )
+    known_labels = {name: model.config.tasks[name].get("labels", []) for name in names}
+    tasks = {name: data_args.tasks[name] for name in names}
+    loaded = load_tasks(tasks, given.data_root, given.seed, given.offline, known_labels=known_labels)
+    features = build_features(loaded, tokenizer, model.max_length(tokenizer), splits=(given.split,))
+
+    args = TrainingArguments(
+        output_dir=output_dir,
+        per_device_eval_batch_size=given.batch_size,
+        bf16=given.bf16,
+        use_cpu=find_bf16(use_cpu=True)[0] and given.bf16,
+        label_names=["labels"],
+        report_to="none",
+    )
+    trainer = Trainer(
+        model=model,
+        args=args,
+        data_collator=MultiTaskDataCollator(tokenizer, model.config.tasks),
+        compute_metrics=MultiTaskMetrics(model.config.tasks),
+        preprocess_logits_for_metrics=preprocess_logits_for_metrics,
+    )
+    datasets = getattr(features, given.split)
+    metrics = evaluate_tasks(trainer, datasets, output_dir, given.split)
+    described = protocol({name: loaded[name] for name in datasets}, datasets, features.notes)
+    trainer.save_metrics(given.split, metrics | {f"{given.split}_protocol": described}, combined=False)
+    print(format_scores(model.config.tasks, metrics, given.split))
+    print(f"Results in {output_dir}")
+
+
+if __name__ == "__main__":
+    main()
