@@ -266,12 +266,15 @@ class MultiTaskTrainingArguments(TrainingArguments):
     metric_for_best_model: str | None = _option(
         "Metric of the best checkpoint: eval_mean_score, eval_loss or eval_<task>_<metric>.", "eval_mean_score"
     )
+    greater_is_better: bool | None = _switch(
+        "Whether a higher metric_for_best_model is better; unset, decided by its name (a loss or mse is not)."
+    )
     report_to: None | str | list[str] = field(
         default_factory=_default_report_to,
         metadata={"help": "Where logs go: tensorboard, wandb, trackio, ..., all or none."},
     )
     label_names: list[str] | None = _option("Inputs of the model that are labels; keep it.", ["labels"])
-    bf16: bool | None = _switch(  # type: ignore[assignment]  # None until decided; a bool after __post_init__
+    bf16: bool | None = _switch(  # None until decided; a bool after __post_init__
         "Train in bfloat16 mixed precision; unset, where the hardware computes in it (GPU, or CPU with AMX or "
         "avx512_bf16)."
     )
@@ -507,7 +510,8 @@ class RunArgumentParser(HfArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print one line (not the usage of two hundred arguments) and leave with exit code 2."""
-        self.exit(2, f"{self.prog}: error: {self.source}{message}\n")
+        sys.stderr.write(f"{self.prog}: error: {self.source}{message}\n")
+        raise SystemExit(2)
 
     def use_recipe(self, path: str, recipe: dict[str, Any]) -> list[str]:
         """Make lists, mappings and nulls of a recipe defaults; return its other values as command-line words.

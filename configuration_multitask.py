@@ -273,6 +273,8 @@ class MultiTaskConfig(PretrainedConfig):
         self.head_dropout = head_dropout
         self.max_seq_length = max_seq_length
         self._check_own_fields()
+        # super() sets it on the encoder's config too: None there, and a live encoder would ignore its attention mask
+        kwargs.setdefault("attn_implementation", encoder_config._attn_implementation)
         super().__init__(**kwargs)
 
     def _check_own_fields(self) -> None:

@@ -1,7 +1,7 @@
 """Features of mixed tasks -> one padded batch whose keys are the parameters of `MultiTaskModel.forward`.
 
-It pads and stacks; it tokenises nothing and knows no dataset (`task_data` makes the features, `task_sampler` chooses them).
-Padding is on the right, to the longest item of the batch.
+It pads and stacks; it tokenises nothing and knows no dataset (`task_data` makes the features, `task_sampler` chooses
+them). Padding is on the right, to the longest item of the batch.
 
     collator = MultiTaskDataCollator(tokenizer, model.config.tasks)
     Trainer(model=model, data_collator=collator, ...)
@@ -37,15 +37,16 @@ class MultiTaskDataCollator:
     """Pads a list of features into the batch of `MultiTaskModel.forward`.
 
     A feature is one item: `input_ids`, for jointly read pairs `token_type_ids`, for similarity `pair_input_ids` (the
-    second text), and `labels`, task -> label. An item may carry several labels, and a label may be None where it carries
-    another. Keys that are none of these (`length`, `row`) are left out.
+    second text), and `labels`, task -> label. An item may carry several labels, and a label may be None where it
+    carries another. Keys that are none of these (`length`, `row`) are left out.
 
     Args:
         tokenizer: Gives the padding token.
         tasks (dict): `config.tasks`; tells the shape and type of each task's labels.
         pad_to_multiple_of (int): Rounds the batch's width up, for accelerators that like it.
 
-    Example, with `tasks = {"ner": {"kind": "token-classification", ...}, "topic": {"kind": "text-classification", ...}}`:
+    Example, with `tasks = {"ner": {"kind": "token-classification", ...},
+    "topic": {"kind": "text-classification", ...}}`:
 
         >>> collator([
         ...     {"input_ids": [2, 7, 3], "labels": {"topic": 1}},
@@ -104,18 +105,20 @@ class MultiTaskDataCollator:
     def _check_item(self, where: str, feature: dict[str, Any], labels: dict[str, Any]) -> None:
         """Refuse an item whose labels would be lost or would turn the loss into NaN; `where` names the item."""
         if not labels:
-            raise ValueError(f"Every item needs a label of at least one task; {where} has none. Remove the row, or label it.")
+            raise ValueError(
+                f"Every item needs a label of at least one task; {where} has none. Remove the row, or label it."
+            )
         for name, value in labels.items():
             kind, tokens = self.tasks[name]["kind"], len(feature["input_ids"])
             if kind == TOKEN_CLASSIFICATION and len(value) != tokens:
                 raise ValueError(
-                    f"Task {name!r} needs a tag for each token ({LABEL_PADDING} for none); {where} has {len(value)} tags "
-                    f"for {tokens} tokens. Make the features with task_data."
+                    f"Task {name!r} needs a tag for each token ({LABEL_PADDING} for none); {where} has {len(value)} "
+                    f"tags for {tokens} tokens. Make the features with task_data."
                 )
             if kind == SENTENCE_SIMILARITY and feature.get("pair_input_ids") is None:
                 raise ValueError(
-                    f"Task {name!r} compares two texts, so an item needs pair_input_ids; {where} has none. Give the row its "
-                    "second text, or leave out its label."
+                    f"Task {name!r} compares two texts, so an item needs pair_input_ids; {where} has none. Give the "
+                    "row its second text, or leave out its label."
                 )
 
     def _task_labels(self, name: str, values: list[Any], tokens: int) -> Tensor:

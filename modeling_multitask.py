@@ -12,7 +12,7 @@ data and training live outside. The three files travel with every saved folder, 
 import inspect
 import json
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -302,17 +302,10 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
         encoder = AutoModel.from_pretrained(name, revision=revision, use_safetensors=True)
         encoder.config._name_or_path = ""  # else a path of this machine would be published in config.json
         config = {field: value for field, value in config.items() if value is not None}
-        inherited = {k: v for k, v in sentence_transformers_fields(Path(name)).items() if k not in config}
+        inherited = sentence_transformers_fields(Path(name), known=config)
         if inherited:
             logger.warning("From the sentence-transformers files of %s: %s", name, inherited)
-        # attn_implementation: a new parent config would reset that of this live encoder, which then runs eager
-        model_config = cls.config_class(
-            encoder_config=encoder.config,
-            tasks=tasks,
-            attn_implementation=encoder.config._attn_implementation,
-            **inherited,
-            **config,
-        )
+        model_config = cls.config_class(encoder_config=encoder.config, tasks=tasks, **inherited, **config)
         return cls(model_config, encoder=encoder).eval()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -427,7 +420,7 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
             The loss; task -> mean loss over the task's items (unweighted, detached); task -> number of its items. Tasks
             without a labelled item in this batch are not among them.
         """
-        total = torch.zeros((), device=next(iter(logits.values())).device)
+        total = torch.zeros((), device=self.device)
         task_losses, task_items = {}, {}
         for name, task_labels in labels.items():
             spec = self.config.tasks[name]
@@ -486,6 +479,9 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
         output = self.run_encoder(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
         hidden = output.last_hidden_state
         names = self.check_tasks(tasks if tasks is not None else (labels if labels is not None else self.config.tasks))
+        unasked = [name for name in labels or {} if name not in names]
+        if unasked:
+            raise ValueError(f"Labels of {unasked} need those tasks' logits, but tasks={names}. Add or leave out tasks=.")
         embedding = self.sentence_vectors(hidden[:items], attention_mask[:items])
         if self.config.normalize_embeddings:
             embedding = F.normalize(embedding, dim=-1)
@@ -532,8 +528,10 @@ def position_ids_of(attention_mask: Tensor, first: int) -> Tensor:
     return ((mask.cumsum(dim=1) - 1) * mask + first - (1 - mask)).clamp(min=0)
 
 
-def sentence_transformers_fields(folder: Path) -> dict[str, Any]:
+def sentence_transformers_fields(folder: Path, known: Collection[str] = ()) -> dict[str, Any]:
     """Pooling, normalisation and length from a sentence-transformers folder; empty for any other folder or a Hub id.
+
+    Fields that are `known` already are left out, and not read.
 
     Raises:
         ValueError: if the folder pools in a way that this model has not, or in several at once.
@@ -543,15 +541,17 @@ def sentence_transformers_fields(folder: Path) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for module in json.loads((folder / "modules.json").read_text()):
         kind = module["type"].rsplit(".", 1)[-1]
-        if kind == "Pooling":
+        if kind == "Pooling" and "pooling" not in known:
             fields["pooling"] = pooling_of(json.loads((folder / module["path"] / "config.json").read_text()), folder)
         elif kind == "Normalize":
             fields["normalize_embeddings"] = True
-        elif kind != "Transformer":
+        elif kind not in ("Transformer", "Pooling"):
             logger.warning("The %s module of %s is not taken over: the embedding starts before it.", kind, folder)
     settings = folder / "sentence_bert_config.json"
     length = json.loads(settings.read_text()).get("max_seq_length") if settings.is_file() else None
-    return {**fields, "max_seq_length": length} if length else fields
+    if length:
+        fields["max_seq_length"] = length
+    return {field: value for field, value in fields.items() if field not in known}
 
 
 def pooling_of(settings: dict[str, Any], folder: Path) -> str:
@@ -566,8 +566,9 @@ def pooling_of(settings: dict[str, Any], folder: Path) -> str:
     }
     chosen = [ours for theirs, ours in names.items() if settings.get(f"pooling_mode_{theirs}")]
     if not chosen and settings.get("pooling_mode"):
-        mode = settings["pooling_mode"]
-        chosen = [{"weightedmean": "weighted_mean", "lasttoken": "last_token"}.get(mode, mode)]
+        modes = settings["pooling_mode"]  # a list where several are concatenated
+        modes = [modes] if isinstance(modes, str) else modes
+        chosen = [{"weightedmean": "weighted_mean", "lasttoken": "last_token"}.get(mode, mode) for mode in modes]
     if len(chosen) != 1 or chosen[0] not in POOLINGS:
         raise ValueError(
             f"{folder} pools by {chosen or settings}; exactly one of {', '.join(POOLINGS)} can be taken over. "

@@ -91,13 +91,21 @@ def decode_classification(spec: dict[str, Any], logits: np.ndarray, top_k: int |
 def continues_word(tokenizer: Any, text: str, offsets: np.ndarray, word_ids: list[int | None]) -> np.ndarray:
     """For each token, whether it goes on with the word of the token before it. Shape (tokens,), bool.
 
-    A tokenizer that marks continuations (`##`) knows its words. The others split at spaces here, as the stock
-    token-classification pipeline does, so that both give the same words.
+    A tokenizer that marks continuations (`##`) knows its words. The others split at white space here, nearly as the
+    stock token-classification pipeline does. That one takes `▁` and a letter's further bytes for words of their own where
+    they share the first character of a word: then a word has several tags.
+
+    Args:
+        tokenizer: A fast tokenizer.
+        text (str): The text that the offsets count in.
+        offsets (np.ndarray): Characters [start, end) of tokens that hold any, in order. Shape (tokens, 2).
+        word_ids (list): The tokenizer's own word of each token.
     """
-    model = tokenizer.backend_tokenizer.model
-    if getattr(model, "continuing_subword_prefix", None):
-        return np.array([i > 0 and w is not None and w == word_ids[i - 1] for i, w in enumerate(word_ids)])
-    return np.array([start > 0 and " " not in text[start - 1 : start + 1] for start, _ in offsets.tolist()])
+    if getattr(tokenizer.backend_tokenizer.model, "continuing_subword_prefix", None):
+        return np.array([i > 0 and word == word_ids[i - 1] for i, word in enumerate(word_ids)], dtype=bool)
+    starts = [trimmed(text, start, end)[0] for start, end in offsets.tolist()]
+    gaps = [text[before:start] for before, start in zip(starts[:-1], starts[1:], strict=True)]
+    return np.array([False, *(not any(map(str.isspace, gap)) for gap in gaps)], dtype=bool)[: len(offsets)]
 
 
 def group_words(probabilities: np.ndarray, offsets: np.ndarray, continues: np.ndarray, strategy: str) -> list[tuple]:
@@ -217,8 +225,8 @@ def decode_answers(
         logits (dict): Task name -> this item's row of logits, of its own length in tokens, no batch padding.
         text (str): The item's (first) text.
         offsets (np.ndarray): Characters [start, end) of each token. Shape (tokens, 2).
-        special (np.ndarray): Which tokens are special. Shape (tokens,), bool.
-        continues (np.ndarray): From `continues_word`. Shape (tokens,), bool.
+        special (np.ndarray): Which tokens are no part of a word: special ones, white space. Shape (tokens,), bool.
+        continues (np.ndarray): From `continues_word` for the others. Shape (tokens,), bool.
         aggregation_strategy (str): One of `AGGREGATION_STRATEGIES`.
         top_k (int): How many classes `scores` lists; None for all.
 
@@ -245,17 +253,26 @@ def decode_answers(
 def check_request(model: Any, texts: Sequence[Text], tasks: Iterable[str] | None, strategy: str) -> list[str]:
     """Return the names of the tasks to answer, or raise ValueError naming what is unknown or no text."""
     known = model.config.tasks
+    if isinstance(tasks, str):
+        raise ValueError(f"Give a list of tasks, not one string: tasks=[{tasks!r}].")
     names = list(known if tasks is None else tasks)
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ValueError(f"Unknown tasks {unknown}; this model's tasks are: {', '.join(known) or 'none'}.")
     if strategy not in AGGREGATION_STRATEGIES:
         raise ValueError(f"aggregation_strategy must be one of {', '.join(AGGREGATION_STRATEGIES)}; got {strategy!r}.")
-    for index, text in enumerate(texts):
-        parts = text if isinstance(text, tuple | list) else (text,)
-        if len(parts) not in (1, 2) or not all(isinstance(part, str) for part in parts):
-            raise ValueError(f"Item {index} must be a string or a pair of strings; got {text!r}.")
+    check_texts(texts, with_pairs=True)
     return names
+
+
+def check_texts(texts: Sequence[Text], with_pairs: bool) -> None:
+    """Raise ValueError unless `texts` is a list of texts, or where `with_pairs` also of pairs of texts."""
+    if isinstance(texts, str):
+        raise ValueError(f"Give a list of texts, not one string (its letters would be the items): [{texts[:20]!r}, ...].")
+    for index, text in enumerate(texts):
+        is_pair = isinstance(text, tuple | list) and len(text) == 2 and all(isinstance(part, str) for part in text)
+        if not (isinstance(text, str) or (with_pairs and is_pair)):
+            raise ValueError(f"Item {index} must be a string{' or a pair of strings' * with_pairs}; got {text!r}.")
 
 
 def check_tokenizer(tokenizer: Any) -> None:
@@ -305,8 +322,13 @@ def item_answers(
     for index, text in enumerate(texts):
         kept = encoding["attention_mask"][index].numpy().astype(bool)
         offsets = encoding["offset_mapping"][index].numpy()
-        special = encoding["special_tokens_mask"][index].numpy().astype(bool)
-        continues = continues_word(tokenizer, text, offsets, encoding.word_ids(index))
+        # a token of nothing but space belongs to no word and had no label in training
+        blank = np.array([not text[start:end].strip() for start, end in offsets.tolist()], dtype=bool)
+        special = encoding["special_tokens_mask"][index].numpy().astype(bool) | blank
+        words = np.flatnonzero(kept & ~special)
+        word_ids = encoding.word_ids(index)
+        continues = np.zeros(len(kept), dtype=bool)
+        continues[words] = continues_word(tokenizer, text, offsets[words], [word_ids[word] for word in words])
         rows = {
             name: values[index][kept] if tasks[name]["kind"] == TOKEN_CLASSIFICATION else values[index]
             for name, values in logits.items()
@@ -324,7 +346,7 @@ def predict_batch(
     pairs go through the encoder once more, joined.
     """
     tasks = model.config.tasks
-    pairs = [index for index, text in enumerate(texts) if not isinstance(text, str) and len(text) == 2]
+    pairs = [index for index, text in enumerate(texts) if not isinstance(text, str)]
     firsts = [text if isinstance(text, str) else text[0] for text in texts]
     encoding = tokenize(
         tokenizer, firsts, max_length, return_offsets_mapping=True, return_special_tokens_mask=True
@@ -386,7 +408,7 @@ def encode(
     model: Any, tokenizer: Any, texts: Sequence[str], batch_size: int = 32, normalize: bool | None = None
 ) -> np.ndarray:
     """The sentence embedding of every text; see `MultiTaskModel.encode`."""
-    check_request(model, texts, [], "none")
+    check_texts(texts, with_pairs=False)
     was_training = model.training
     model.eval()
     embeddings = np.zeros((len(texts), model.config.embedding_size), dtype=np.float32)

@@ -1,8 +1,8 @@
 """One task's dataset (Hub id, folder, CSV, JSONL, Parquet, CoNLL file) -> checked rows -> tokenised features.
 
 `load_tasks` opens every source (`task_sources`), infers what its columns mean (`task_schema`), checks its rows
-(`task_rows`), cuts a missing validation split and caps; `tokenize_rows` makes the features that `data_collator` pads. It chooses no order
-(`task_sampler`), and no task is ever a Python list: rows and features stay in the Arrow files of `datasets`.
+(`task_rows`), cuts a missing validation split and caps; `tokenize_rows` makes the features that `data_collator` pads.
+It chooses no order (`task_sampler`), and no task is ever a Python list: all stays in the Arrow files of `datasets`.
 
     loaded = load_tasks({"topic": TaskArguments(dataset="builtin:topic")}, seed=42)
     features, counts = tokenize_rows({"topic": loaded["topic"].splits["train"]}, {"topic": loaded["topic"].spec},
@@ -440,26 +440,27 @@ def merge_aligned(rows: dict[str, Dataset]) -> Dataset:
         ValueError: if the tasks do not have the same rows, or one has no labels.
     """
     first_name, first = next(iter(rows.items()))
-    columns = [column for column in first.column_names if column != "label"]
-    parts = [first.select_columns(columns)]
+    parts: list[Dataset] = []
     for name, dataset in rows.items():
         if "label" not in dataset.column_names:
             raise ValueError(
                 f"Task {name!r}: its rows have no label column (they have {', '.join(dataset.column_names)}). Add a "
                 "teacher's embeddings with teacher_embeddings(...)."
             )
-        if len(dataset) != len(first) or not np.array_equal(row_numbers(dataset), row_numbers(first)):
+        if name != first_name and not np.array_equal(row_numbers(dataset), row_numbers(first)):
             raise ValueError(
                 f"Tasks tokenised together must read the same rows; {first_name!r} and {name!r} have {len(first)} and "
-                f"{len(dataset)} rows or other ones. Tokenise them one by one."
+                f"{len(dataset)} rows, or other ones. Tokenise them one by one."
             )
-        parts.append(dataset.select_columns(["label"]).rename_column("label", f"label {name}"))
-    return concatenate_datasets(parts, axis=1)
+        labelled = dataset.rename_column("label", f"label {name}")
+        parts.append(labelled.select_columns([f"label {name}"]) if parts else labelled)
+    return concatenate_datasets(parts, axis=1) if len(parts) > 1 else parts[0]
 
 
 def row_numbers(dataset: Dataset) -> np.ndarray:
     """The column `row`. Shape (rows,), int64."""
-    return np.asarray(dataset.with_format("numpy")["row"][:])
+    batches = dataset.select_columns(["row"]).with_format("arrow").iter(batch_size=10_000)
+    return np.concatenate([batch["row"].to_numpy() for batch in batches])
 
 
 def tokenizer_key(tokenizer: Any) -> Any:

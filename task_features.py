@@ -109,12 +109,17 @@ def tokenize(tasks: list[LoadedTask], split: str, tokenizer: Any, max_length: in
     rows = {task.name: task.splits[split] for task in tasks}
     specs = {task.name: task.spec for task in tasks}
     features, counts = tokenize_rows(rows, specs, tokenizer, max_length, label_all_subwords=split == "train")
+    which = f"{'Task' if len(specs) == 1 else 'Tasks'} {', '.join(map(repr, specs))}"
     if counts["truncated"]:
-        words = f", {counts['truncated_words']} tagged words with them" if counts.get("truncated_words") else ""
+        words = f", {counts['truncated_words']} tagged words with them" if counts["truncated_words"] else ""
         notes.append(
-            f"Tasks {', '.join(map(repr, specs))}: {counts['truncated']} of {len(features)} {split} texts are longer than "
-            f"{max_length} tokens and are cut there{words}."
+            f"{which}: {counts['truncated']} of {len(features)} {split} texts are longer than {max_length} tokens and are "
+            f"cut there{words}."
         )
+    if counts["empty_words"]:
+        notes.append(f"{which}: the tokenizer makes nothing of {counts['empty_words']} tagged words of {split}: not scored.")
+    if counts["unlabelled"]:
+        notes.append(f"{which}: {counts['unlabelled']} rows of {split} have no label here and are left out.")
     return features
 
 

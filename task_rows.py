@@ -190,9 +190,9 @@ class RowReader:
         self.refuse_nulls(values, indices, "a list of labels has no holes")
         if target == FEATURE_EXTRACTION:
             return self.read_vectors(values, indices)
-        return (
-            self.read_class_sets(values, indices) if target == MULTI_LABEL else self.read_tags(values, tokens, indices)
-        )
+        if target == MULTI_LABEL:
+            return self.read_class_sets(values, indices)
+        return self.read_tags(values, tokens, indices)
 
     def read_tags(self, values: pa.Array, tokens: Any, indices: list[int]) -> pa.Array:
         """A tag a word."""

@@ -1,8 +1,8 @@
 """Which row of which task comes next: a map-style dataset whose order is the training plan.
 
-`TaskSamplingDataset` is read in sequence by the stock `Trainer` (`train_sampling_strategy="sequential"`): mixing, shuffling
-and grouping by length are already in its order, a pure function of (seed, epoch, index). It loads no data of its own and
-trains nothing.
+`TaskSamplingDataset` is read in sequence by the stock `Trainer` (`train_sampling_strategy="sequential"`): mixing,
+shuffling and grouping by length are already in its order, a pure function of (seed, epoch, index). It loads no data of
+its own and trains nothing.
 
     dataset = TaskSamplingDataset({"topic": topic, "ner": ner}, rows_per_step=64, num_epochs=3)
     print(dataset.plan(micro_batch_rows=32))
@@ -21,7 +21,7 @@ from configuration_multitask import nearest_name
 
 STRATEGIES = ("proportional", "uniform", "temperature", "annealed", "shares", "alternating")
 GROUPINGS = ("length", "none")
-STEPS_PER_WINDOW = 50
+STEPS_PER_WINDOW = 100
 """Steps whose rows are sorted by length together: longer windows pad less and mix less."""
 
 
@@ -61,7 +61,7 @@ def task_shares(
         explicit (np.ndarray): The shares of strategy `shares`, any positive scale. Shape (tasks,).
         progress (float): 0 in the first epoch, 1 in the last.
     """
-    capped = np.minimum(sizes, cap or np.inf)
+    capped = np.minimum(sizes, np.inf if cap is None else cap)
     weights = {
         "proportional": sizes,
         "uniform": np.ones(len(sizes)),
@@ -128,10 +128,11 @@ class SamplingPlan:
 class TaskSamplingDataset(Dataset):
     """Rows of several datasets in the order in which training reads them.
 
-    Its length is one epoch: the datasets' rows in sum, cut down to whole optimizer steps (at least one). Each epoch draws
-    from every dataset its share, met exactly; a dataset's rows come without replacement, and where an epoch ends in the
-    middle of a pass over it, the next epoch goes on from there. The order depends on `rows_per_step` alone, so that
-    ranks, accumulation and workers do not change it: rank r of W reads micro-batches r, r + W, ... of the same sequence.
+    Its length is one epoch: the datasets' rows in sum, cut down to whole optimizer steps (at least one). Each epoch
+    draws from every dataset its share, met exactly; a dataset's rows come without replacement, and where an epoch ends
+    in the middle of a pass over it, the next epoch goes on from there. The order depends on `rows_per_step` alone, so
+    that ranks, accumulation and workers do not change it: rank r of W reads micro-batches r, r + W, ... of the same
+    sequence.
 
     The epoch is set by the data loader (`set_epoch`) and lives in shared memory, so that persistent workers see it.
 
@@ -147,7 +148,8 @@ class TaskSamplingDataset(Dataset):
         shares (dict): Name -> share for strategy `shares`, any positive scale.
 
     Raises:
-        ValueError: for an empty dataset, an unknown strategy or grouping, or shares that do not match the names.
+        ValueError: for an empty dataset, an unknown strategy or grouping, a temperature or cap below 1, or shares that
+            do not match the names.
     """
 
     def __init__(
@@ -164,8 +166,10 @@ class TaskSamplingDataset(Dataset):
     ):
         check_choice("strategy", strategy, STRATEGIES)
         check_choice("grouping", grouping, GROUPINGS)
-        if temperature < 1.0:
+        if not temperature >= 1.0:  # NaN too
             raise ValueError(f"temperature must be at least 1 (proportional); got {temperature}.")
+        if cap is not None and cap < 1:
+            raise ValueError(f"cap must be at least 1, or None for no cap; got {cap}.")
         if rows_per_step < 1 or num_epochs < 1:
             raise ValueError(f"rows_per_step and num_epochs must be positive; got {rows_per_step} and {num_epochs}.")
         empty = [name for name, dataset in datasets.items() if len(dataset) == 0]
@@ -189,7 +193,7 @@ class TaskSamplingDataset(Dataset):
                 raise ValueError(f"shares are given, but strategy is {self.strategy!r}. Set the strategy to 'shares'.")
             return None
         shares = shares or {}
-        if sorted(shares) != self.names or not all(share > 0 for share in shares.values()):
+        if sorted(shares) != self.names or not all(0 < share < np.inf for share in shares.values()):
             raise ValueError(
                 f"Strategy 'shares' needs a positive share for each of {', '.join(self.names)}; got {shares}. "
                 "Remove a dataset from the recipe to leave it out."
@@ -262,7 +266,8 @@ class TaskSamplingDataset(Dataset):
         """Sort windows of steps by length, then shuffle the steps: like lengths meet, and their order says nothing."""
         lengths = self._row_lengths(order)
         window = STEPS_PER_WINDOW * self.rows_per_step
-        parts = [start + np.argsort(lengths[start : start + window], kind="stable") for start in range(0, len(order), window)]
+        starts = range(0, len(order), window)
+        parts = [start + np.argsort(lengths[start : start + window], kind="stable") for start in starts]
         steps = order[np.concatenate(parts)].reshape(-1, self.rows_per_step, 2)
         return steps[generator.permutation(len(steps))].reshape(-1, 2)
 
@@ -274,7 +279,7 @@ class TaskSamplingDataset(Dataset):
             if self.grouping == "length" and len(order):
                 order = self._group(order, generator)
             steps.append(order.reshape(-1, self.rows_per_step, 2))
-        turns = sorted((number / max(1, len(own)), d, number) for d, own in enumerate(steps) for number in range(len(own)))
+        turns = sorted((number / len(own), d, number) for d, own in enumerate(steps) for number in range(len(own)))
         return np.concatenate([steps[dataset][number] for _, dataset, number in turns])
 
     def micro_batches(self, epoch: int, rows: int) -> Iterator[np.ndarray]:

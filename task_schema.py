@@ -238,8 +238,9 @@ def infer_schema(
     labels_known = bool(task.labels or known_labels)
     kind, problem_type = infer_kind(task_name, task, rows.features, column, contents, labels_known)
     labels, notes = find_labels(task_name, task, rows, column, contents, problem_type or kind, known_labels)
+    is_pair = kind == TEXT_CLASSIFICATION and "text_pair" in find_texts(task_name, task.columns, rows.features)
     fields = ("pooling", "head", "head_activation", "dropout", "loss")
-    spec = {"kind": kind, "problem_type": problem_type, "labels": labels or None}
+    spec = {"kind": kind, "problem_type": problem_type, "labels": labels or None, "text_pair": is_pair or None}
     spec |= {name: getattr(task, name) for name in fields}
     spec = check_task(task_name, {name: value for name, value in spec.items() if value is not None})
     score_range = (task.score_range[0], task.score_range[1]) if task.score_range else None
@@ -269,16 +270,16 @@ def infer_kind(
     if kind is None or (needs_names and contents in (WHOLE_NUMBER, WHOLE_NUMBERS, NUMBERS) and not labels_known):
         raise ValueError(
             f"Task {task_name!r}: column {column!r} holds {contents} without names, so what it says is ambiguous. "
-            "Write `labels: [first, second, ...]` if they are classes (position = number), `problem_type: regression` or "
-            "`kind: sentence-similarity` (with `score_range:`) if they are scores, `kind: feature-extraction` if they "
-            "are embeddings."
+            "Write `labels: [first, second, ...]` if they are classes (position = number), `problem_type: regression` "
+            "or `kind: sentence-similarity` (with `score_range:`) if they are scores, `kind: feature-extraction` if "
+            "they are embeddings."
         )
     fitting = FITTING_CONTENTS[problem_type or kind]
     if contents is not None and contents not in fitting:
         raise ValueError(
             f"Task {task_name!r} ({problem_type or kind}): each of its labels must be {' or '.join(fitting)}, but "
-            f"column {column!r} holds {contents} ({features[str(column)]}). Write `columns: {{label: COLUMN}}`, or another "
-            "`kind` or `problem_type`."
+            f"column {column!r} holds {contents} ({features[str(column)]}). Write `columns: {{label: COLUMN}}`, or "
+            "another `kind` or `problem_type`."
         )
     return kind, problem_type
 
@@ -373,7 +374,11 @@ def describe_schema(schema: TaskSchema, task: TaskArguments, features: Features)
         inferred.append("label names")
     roles = ", ".join(f"{role} from {column!r}" for role, column in schema.roles(features).items())
     shown = ", ".join(labels[:12]) + (", ..." if len(labels) > 12 else "")
-    named = f"; {len(labels)} labels: {shown}" if labels and schema.target != REGRESSION else ""
+    named = (
+        f"; {len(labels)} label{'s' if len(labels) > 1 else ''}: {shown}"
+        if labels and schema.target != REGRESSION
+        else ""
+    )
     how = f" (inferred: {', '.join(inferred)})" if inferred else ""
     return f"Task {schema.task_name!r}: {kind}; {roles}{named}{how}."
 

@@ -166,8 +166,6 @@ def read_files(task_name: str, task: TaskArguments, files: dict[str, Path], loca
         if not path.is_file():
             raise ValueError(f"Task {task_name!r}: the file of {split} must exist; {str(path)!r} does not.")
         source.splits[split] = read_file(task_name, task, path, source.notes)
-        if not len(source.splits[split]):
-            raise ValueError(f"Task {task_name!r}: a split needs rows; {path.name} holds none.")
     return source
 
 
@@ -187,7 +185,7 @@ def read_file(task_name: str, task: TaskArguments, path: Path, notes: list[str])
     builder = "csv" if format_name == "tsv" else format_name
     with explain_failure(task_name, f"{path.name} as {format_name}", "Mend the file, or write its `format:`."):
         # glob.escape: datasets reads a path as a pattern, and a folder may be called "runs [old]".
-        return load_dataset(builder, data_files=glob.escape(str(path.resolve())), split="train", **options)
+        return load_dataset(builder, data_files=glob.escape(str(path.resolve())), **options)["train"]
 
 
 def table_options(

@@ -35,7 +35,7 @@ def configure_logging(args: MultiTaskTrainingArguments) -> None:
     """Log to standard error: this project at `--log_level` on the main process, warnings and errors elsewhere."""
     level = args.get_process_log_level()
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
-    for name in ("train_hf", "task_data", "task_sources", "encoder_source", "modeling_multitask", "trainer_multitask"):
+    for name in ("train_hf", "encoder_source", "modeling_multitask", "task_plots", "trainer_multitask"):
         logging.getLogger(name).setLevel(level)
     transformers.utils.logging.set_verbosity(max(level, logging.WARNING))
     transformers.utils.logging.disable_progress_bar()

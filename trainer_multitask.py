@@ -1,7 +1,7 @@
 """The thin `Trainer` subclass and its callbacks: what the stock Trainer cannot know about several tasks.
 
-`MultiTaskTrainer` adds each task's loss and share to the log, the mean over tasks to the evaluation, and a learning rate of
-their own for the heads. Nothing needs it: the stock `Trainer` trains the same model on the same data, and
+`MultiTaskTrainer` adds each task's loss and share to the log, the mean over tasks to the evaluation, and a learning
+rate of their own for the heads. Nothing needs it: the stock `Trainer` trains the same model on the same data, and
 `SamplingGuard` works there too. It imports no model.
 
     trainer = MultiTaskTrainer(model=model, args=args, data_collator=collator, train_dataset=sampling_dataset,
@@ -14,7 +14,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    EarlyStoppingCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.training_args import ParallelMode
 
 from task_metrics import mean_score
@@ -57,8 +64,8 @@ class SamplingGuard(TrainerCallback):
             "auto_find_batch_size changes the rows of a step under the plan; set per_device_train_batch_size.": (
                 args.auto_find_batch_size
             ),
-            f"The plan has {self.dataset.rows_per_step} rows a step, but batch size x accumulation x processes is {rows}; "
-            "make TaskSamplingDataset(rows_per_step=...) that product.": rows != self.dataset.rows_per_step,
+            f"The plan has {self.dataset.rows_per_step} rows a step, but batch size x accumulation x processes is "
+            f"{rows}; make TaskSamplingDataset(rows_per_step=...) that product.": rows != self.dataset.rows_per_step,
         }
         problems = [message for message, is_wrong in refused.items() if is_wrong]
         if problems:
@@ -125,7 +132,7 @@ class MultiTaskTrainer(Trainer):
     def _task_logs(self) -> dict[str, float]:
         """`loss_<task>` and `share_<task>` since the last log, over all ranks, which all have to call this."""
         names = list(self.model.config.tasks)
-        sums = torch.zeros(2, len(names), dtype=torch.float64)
+        sums = torch.zeros(2, len(names))  # float32: Apple's MPS has no float64
         for column, name in enumerate(names):
             sums[0, column], sums[1, column] = float(self._loss_sums[name]), float(self._item_sums[name])
         losses, items = self.accelerator.reduce(sums.to(self.args.device), reduction="sum").tolist()

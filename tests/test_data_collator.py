@@ -116,7 +116,8 @@ def test_a_batch_without_labels_has_none(collator):
 
 
 def test_pairs_stand_apart_and_name_their_items(collator):
-    features = [item(3, topic=1), item(4, pair_tokens=6, similarity=0.5), item(5, pair_tokens=3, first=20, similarity=0)]
+    pairs = [item(4, pair_tokens=6, similarity=0.5), item(5, pair_tokens=3, first=20, similarity=0)]
+    features = [item(3, topic=1), *pairs]
     batch = collator(features)
     assert len(batch["input_ids"]) == len(batch["labels"]["similarity"]) == 3
     assert batch["pair_items"].tolist() == [1, 2]

@@ -1,0 +1,78 @@
+"""The documents tell the truth: README blocks and recipes run, `--help` works, the recipe table names every field."""
+
+import dataclasses
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from arguments_multitask import TaskArguments, parse_arguments
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+RECIPES = sorted((REPOSITORY / "recipes").glob("*.yaml"))
+
+
+def blocks(language: str) -> list[str]:
+    """Code blocks of the README in one language."""
+    return re.findall(rf"```{language}\n(.*?)```", (REPOSITORY / "README.md").read_text(), flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_parses(recipe: Path, tmp_path: Path) -> None:
+    """Recipe and nano form are valid, and the recipe opens with its purpose and command."""
+    _, data, training = parse_arguments([str(recipe), "--nano", "--output_dir", str(tmp_path)])
+    assert data.tasks and training.num_train_epochs == 1
+    assert recipe.read_text().startswith("#") and f"recipes/{recipe.name}" in recipe.read_text()
+
+
+def test_the_readme_names_every_recipe_and_module() -> None:
+    """A file that the tree forgets is a file that nobody finds."""
+    readme = (REPOSITORY / "README.md").read_text()
+    for path in [*RECIPES, *REPOSITORY.glob("*.py")]:
+        assert (f"`{path.stem}`" if path.suffix == ".yaml" else path.name) in readme, path.name
+
+
+def test_the_readme_describes_every_field_of_a_task() -> None:
+    """The table of fields is complete, but for two that only files without header need."""
+    readme = (REPOSITORY / "README.md").read_text()
+    fields = {field.name for field in dataclasses.fields(TaskArguments)}
+    assert {name for name in fields if f"`{name}`" not in readme} == set()
+
+
+def test_the_readmes_recipe_parses(tmp_path: Path) -> None:
+    """The YAML block is a recipe."""
+    (block,) = blocks("yaml")
+    (tmp_path / "my_recipe.yaml").write_text(block)
+    _, data, _ = parse_arguments([str(tmp_path / "my_recipe.yaml"), "--output_dir", str(tmp_path)])
+    assert list(data.tasks) == ["topic", "ner"]
+
+
+def test_every_make_target_of_the_readme_exists() -> None:
+    """`make x` in the README is a target of the Makefile."""
+    targets = set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), flags=re.MULTILINE))
+    named = set(re.findall(r"`?make ([a-z-]+)", (REPOSITORY / "README.md").read_text()))
+    assert named and named <= targets
+
+
+@pytest.mark.parametrize("command", ["train_hf.py", "evaluate_hf.py", "example_data.py", "benchmarks/recipe_results.py"])
+def test_help_works(command: str) -> None:
+    """And says what the command is for."""
+    done = subprocess.run(
+        [sys.executable, command, "--help"], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "usage" in done.stdout.lower() and "tr" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_readmes_python_runs_on_the_quickstart_model(tmp_path: Path) -> None:
+    """The block runs word for word in a folder with a model of the quickstart recipe, and prints what it says."""
+    train = [sys.executable, "train_hf.py", "recipes/quickstart.yaml", "--max_steps", "40", "--eval_strategy", "no"]
+    train += ["--save_strategy", "no", "--load_best_model_at_end", "false"]
+    subprocess.run([*train, "--output_dir", str(tmp_path / "outputs" / "quickstart")], cwd=REPOSITORY, check=True)
+    (block,) = blocks("python")
+    done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[:2] == ["(2, 384)", "Weather"]

@@ -1,0 +1,194 @@
+"""The commands, run as a user runs them: train, reload elsewhere, evaluate, refuse to overwrite, resume."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import evaluate_hf
+import train_hf
+from modeling_multitask import MultiTaskModel
+
+RECIPE = """
+encoder: {encoder}
+tasks:
+  topic: {{dataset: "builtin:topic", max_rows: {{train: 32, validation: 8, test: 12}}}}
+  entities:
+    dataset: builtin:entities
+    columns: {{tokens: tokens, label: ner_tags}}
+    max_rows: {{train: 32, validation: 8, test: 12}}
+  similarity:
+    dataset: builtin:similarity
+    columns: {{text: sentence1, text_pair: sentence2, label: score}}
+    max_rows: {{train: 32, validation: 8, test: 12}}
+  anchor:
+    kind: feature-extraction
+    dataset: builtin:sentiment
+    max_rows: {{train: 32, validation: 8, test: 12}}
+num_train_epochs: 2
+per_device_train_batch_size: 16
+logging_steps: 2
+bf16: false
+report_to: none
+sample_texts: [Maria flew to Oslo.]
+"""
+
+LOAD = """
+import json, sys
+from safetensors.torch import save_file
+from transformers import AutoModel, AutoTokenizer
+folder, out = sys.argv[1:]
+model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
+tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+batch = tokenizer(["Will it rain in Oslo?", "No."], padding=True, return_tensors="pt")
+output = model(**batch)
+save_file({"embedding": output.sentence_embedding, **output.logits}, out)
+answer = model.predict(["Will it rain in Oslo?"], tokenizer)[0]
+print(json.dumps({"answers": sorted(answer), "module": type(model).__module__}))
+"""
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory, encoder_folder: Callable[[str], Path]) -> Path:
+    """A recipe of four kinds of task on the tiny BERT."""
+    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
+    path.write_text(RECIPE.format(encoder=encoder_folder("bert")))
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that one run of the command wrote."""
+    folder = tmp_path_factory.mktemp("trained")
+    train_hf.main([str(recipe), "--output_dir", str(folder)])
+    return folder
+
+
+def results(folder: Path, split: str) -> dict[str, Any]:
+    """The result file of a split."""
+    return json.loads((folder / f"{split}_results.json").read_text())
+
+
+def test_a_run_writes_model_results_protocol_and_plots(trained: Path) -> None:
+    """Every promised file is there, the scores are named by task, and the protocol says what they are of."""
+    scores = results(trained, "test")
+    assert {"test_topic_accuracy", "test_entities_f1", "test_similarity_spearman", "test_anchor_mean_cosine"} <= set(scores)
+    assert scores["test_topic_rows"] == scores["test_protocol"]["topic"]["rows_scored"] == 12
+    assert "seqeval" in scores["test_protocol"]["entities"]["scorer"]
+    primaries = ("topic_accuracy", "entities_f1", "similarity_spearman", "anchor_mean_cosine")
+    assert scores["test_mean_score"] == pytest.approx(sum(scores[f"test_{name}"] for name in primaries) / 4)
+    assert {"eval_mean_score", "eval_loss"} <= set(results(trained, "eval"))
+    names = {path.name for path in trained.iterdir()}
+    assert {"model.safetensors", "config.json", "tokenizer.json", "modeling_multitask.py", "all_results.json"} <= names
+    assert {"curves.png", "confusion_topic.png", "confusion_entities.png"} <= names
+    assert not [path for path in trained.glob("*") if path.suffix in (".bin", ".pkl")]
+
+
+def test_the_frozen_teacher_is_the_encoder_before_training(trained: Path) -> None:
+    """A little training leaves the embedding near where it was, which the distillation task measures."""
+    assert 0.5 < results(trained, "test")["test_anchor_mean_cosine"] < 1.0
+
+
+def test_the_saved_folder_answers_bit_equal_in_another_process_without_this_project(trained: Path, tmp_path: Path) -> None:
+    """Embedding and every head's logits; the subprocess runs elsewhere, isolated from the sources."""
+    from safetensors.torch import load_file
+    from transformers import AutoTokenizer
+
+    script = tmp_path / "load.py"
+    script.write_text(LOAD)
+    done = subprocess.run(
+        [sys.executable, "-P", str(script), str(trained), str(tmp_path / "out.safetensors")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout.splitlines()[-1])
+    assert facts["module"].startswith("transformers_modules.")
+    assert facts["answers"] == ["anchor", "entities", "sentence_embedding", "topic"]
+    model = MultiTaskModel.from_pretrained(trained).eval()
+    tokenizer = AutoTokenizer.from_pretrained(trained)
+    with torch.no_grad():
+        output = model(**tokenizer(["Will it rain in Oslo?", "No."], padding=True, return_tensors="pt"))
+    there = load_file(tmp_path / "out.safetensors")
+    assert set(there) == {"embedding", *output.logits}
+    for name, tensor in {"embedding": output.sentence_embedding, **output.logits}.items():
+        assert torch.equal(there[name].nan_to_num(7.0), tensor.nan_to_num(7.0)), name
+
+
+def test_evaluating_the_saved_model_repeats_the_scores_of_the_run(trained: Path, recipe: Path, tmp_path: Path) -> None:
+    """Same rows, same scorer, labels by name: the same numbers, now from the folder alone."""
+    out = tmp_path / "evaluation"
+    evaluate_hf.main([str(trained), "--data", str(recipe), "--output_dir", str(out), "--tasks", "topic", "entities"])
+    again, before = results(out, "test"), results(trained, "test")
+    for key in ("test_topic_accuracy", "test_topic_macro_f1", "test_entities_f1", "test_entities_word_accuracy"):
+        assert again[key] == pytest.approx(before[key], abs=1e-12)
+    assert "test_similarity_spearman" not in again
+
+
+def test_the_dry_run_prints_the_plan_and_writes_nothing(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rows, shares, padding and what was inferred."""
+    train_hf.main([str(recipe), "--output_dir", str(tmp_path / "none"), "--dry_run"])
+    printed = capsys.readouterr().out
+    assert "inferred" in printed and "padding" in printed and "passes" in printed
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_trained_model_is_not_replaced_unasked(trained: Path, recipe: Path) -> None:
+    """The message names the ways out; the weights stay."""
+    before = (trained / "model.safetensors").stat().st_mtime_ns
+    with pytest.raises(SystemExit, match=r"holds a trained model already.*--overwrite_output"):
+        train_hf.main([str(recipe), "--output_dir", str(trained)])
+    assert (trained / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_resuming_from_the_last_checkpoint_ends_with_the_same_weights(trained: Path, recipe: Path, tmp_path: Path) -> None:
+    """A run that is stopped after its first epoch and goes on is the unbroken run, bit by bit."""
+    from safetensors.torch import load_file
+
+    steps = sorted(int(path.name.rpartition("-")[2]) for path in trained.glob("checkpoint-*"))
+    assert len(steps) == 2, "the premise: a checkpoint an epoch"
+    folder = tmp_path / "resumed"
+    folder.mkdir()
+    (folder / f"checkpoint-{steps[0]}").symlink_to(trained / f"checkpoint-{steps[0]}")
+    train_hf.main([str(recipe), "--output_dir", str(folder), "--resume_from_checkpoint", "last"])
+    unbroken = load_file(trained / f"checkpoint-{steps[1]}" / "model.safetensors")
+    resumed = load_file(folder / f"checkpoint-{steps[1]}" / "model.safetensors")
+    assert all(torch.equal(unbroken[name], resumed[name]) for name in unbroken)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["quickstart", "topic_sentiment_aligned"])
+def test_the_offline_recipes_run_in_nano_form(name: str, repository: Path, tmp_path: Path) -> None:
+    """With the real encoder from the package extra, through the real command line."""
+    done = subprocess.run(
+        [sys.executable, "train_hf.py", f"recipes/{name}.yaml", "--nano", "--output_dir", str(tmp_path / name)],
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "mean score" in done.stdout and (tmp_path / name / "test_results.json").is_file()
+    assert "installed package" in done.stderr or "package" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+@pytest.mark.parametrize("name", ["news_entities", "sentiment_entities", "six_tasks"])
+def test_the_published_recipes_run_in_nano_form(name: str, repository: Path, data_root: Path, tmp_path: Path) -> None:
+    """On published data read through `--data_root`."""
+    words = ["train_hf.py", f"recipes/{name}.yaml", "--nano", "--output_dir", str(tmp_path / name), "--data_root"]
+    done = subprocess.run(
+        [sys.executable, *words, str(data_root)], cwd=repository, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "mean score" in done.stdout
