@@ -57,7 +57,8 @@ MODULE_ATTRIBUTES = frozenset(
     "register_full_backward_pre_hook register_load_state_dict_post_hook register_load_state_dict_pre_hook "
     "register_module register_parameter register_state_dict_post_hook register_state_dict_pre_hook requires_grad_ "
     "set_extra_state set_submodule share_memory state_dict to to_empty train training type update values xpu "
-    "zero_grad call_super_init dump_patches T_destination".split()
+    "zero_grad call_super_init dump_patches T_destination "
+    "smart_apply".split()  # the last one is added by transformers
 )
 
 
@@ -164,7 +165,8 @@ def refuse_unknown_fields(where: str, given: Any, known: frozenset[str]) -> None
     for field in given:
         if field not in known:
             raise ValueError(
-                f"{where} has no field {field!r}; its fields are {', '.join(sorted(known))}.{nearest_name(field, known)}"
+                f"{where} has no field {field!r}; its fields are {', '.join(sorted(known))}."
+                f"{nearest_name(field, known)}"
             )
 
 
@@ -288,7 +290,8 @@ class MultiTaskConfig(PretrainedConfig):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ValueError(f"{field} must be a positive whole number or None; got {value!r}.")
         if self.task_name is not None and self.task_name not in self.tasks:
-            raise ValueError(f"task_name is {self.task_name!r}; this model's tasks are: {', '.join(self.tasks) or 'none'}.")
+            known = ", ".join(self.tasks) or "none"
+            raise ValueError(f"task_name is {self.task_name!r}; this model's tasks are: {known}.")
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> Any:
         """The encoder's configuration: where `resize_token_embeddings` keeps the vocabulary size."""
@@ -320,8 +323,8 @@ class MultiTaskConfig(PretrainedConfig):
         if name not in fitting:
             raise ValueError(
                 f"This model class answers {' or '.join(kinds)}; the tasks of that kind here are: "
-                f"{', '.join(fitting) or 'none'}, but task_name is {self.task_name!r}. Pass task_name=... (in a pipeline: "
-                f"model_kwargs={{'task_name': ...}}) or open the folder with AutoModel."
+                f"{', '.join(fitting) or 'none'}, but task_name is {self.task_name!r}. Pass task_name=... "
+                f"(in a pipeline: model_kwargs={{'task_name': ...}}) or open the folder with AutoModel."
             )
         return name
 

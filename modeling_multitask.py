@@ -1,4 +1,4 @@
-"""The model: one shared encoder, a sentence embedding, and a head for every task. Tensors in; embeddings, logits, loss out.
+"""The model: one shared encoder, a sentence embedding, a head for every task. Tensors in; embeddings, logits, loss out.
 
 Decoding of logits into labels and spans is `pipeline_multitask`; what a model is made of is `configuration_multitask`;
 data and training live outside. The three files travel with every saved folder, so that it opens anywhere:
@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -253,7 +252,7 @@ class MultiTaskOutput(ModelOutput):
 
 
 class MultiTaskPreTrainedModel(PreTrainedModel):
-    """Encoder, projection and heads, and how they are loaded and saved; the classes below differ in what they answer."""
+    """Encoder, projection and heads, how they are loaded and saved; the classes below differ in what they answer."""
 
     config_class = MultiTaskConfig
     base_model_prefix = "encoder"
@@ -405,7 +404,8 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
         names = list(names)
         unknown = [name for name in names if name not in self.config.tasks]
         if unknown:
-            raise ValueError(f"Unknown tasks {unknown}; this model's tasks are: {', '.join(self.config.tasks) or 'none'}.")
+            known = ", ".join(self.config.tasks) or "none"
+            raise ValueError(f"Unknown tasks {unknown}; this model's tasks are: {known}.")
         return names
 
     def multi_task_loss(
@@ -413,8 +413,8 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
     ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
         """The batch's loss, each task's own, and the number of its items.
 
-        loss = sum over items and their tasks of weight * loss / items. The plan's micro-batches all have the same number
-        of items, so accumulation and ranks average to the loss of the global batch.
+        loss = sum over items and their tasks of weight * loss / items. The plan's micro-batches all have the same
+        number of items, so accumulation and ranks average to the loss of the global batch.
 
         Returns:
             The loss; task -> mean loss over the task's items (unweighted, detached); task -> number of its items. Tasks
@@ -439,8 +439,8 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
     def touch_heads(self) -> Tensor:
         """Zero, through every trainable parameter outside the encoder, so that each has a gradient on every rank.
 
-        DDP waits for the gradient of every parameter; a task that a batch lacks would stall it. Summing the logits is not
-        enough: a projection without a head above it has none.
+        DDP waits for the gradient of every parameter; a task that a batch lacks would stall it. Summing the logits is
+        not enough: a projection without a head above it has none.
         """
         parameters = [*self.projection.parameters(), *self.heads.parameters()]
         return sum((0.0 * p.sum() for p in parameters if p.requires_grad), torch.zeros((), device=self.device))
@@ -462,18 +462,20 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
         """One encoder pass over items and second texts, then the heads; see `MultiTaskModel.forward`."""
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give either input_ids or inputs_embeds, and only one of them.")
-        first = input_ids if input_ids is not None else inputs_embeds
+        first: Any = input_ids if input_ids is not None else inputs_embeds
         items, tokens = first.shape[:2]
         if attention_mask is None:
             attention_mask = torch.ones((items, tokens), dtype=torch.long, device=first.device)
         if pair_input_ids is not None:
             if input_ids is None:
-                raise ValueError("Pairs travel as pair_input_ids, so the items must come as input_ids, not inputs_embeds.")
+                raise ValueError("Pairs travel as pair_input_ids, so items must come as input_ids, not inputs_embeds.")
+            if pair_attention_mask is None:
+                pair_attention_mask = torch.ones_like(pair_input_ids)
             pad = self.config.encoder_config.pad_token_id or 0
             input_ids = stack_padded(input_ids, pair_input_ids, pad)
             attention_mask = stack_padded(attention_mask, pair_attention_mask, 0)
-            token_type_ids = None if token_type_ids is None else stack_padded(
-                token_type_ids, torch.zeros_like(pair_input_ids), 0
+            token_type_ids = (
+                None if token_type_ids is None else stack_padded(token_type_ids, torch.zeros_like(pair_input_ids), 0)
             )
             position_ids = None  # counted anew, over the joined batch
         output = self.run_encoder(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
@@ -481,7 +483,7 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
         names = self.check_tasks(tasks if tasks is not None else (labels if labels is not None else self.config.tasks))
         unasked = [name for name in labels or {} if name not in names]
         if unasked:
-            raise ValueError(f"Labels of {unasked} need those tasks' logits, but tasks={names}. Add or leave out tasks=.")
+            raise ValueError(f"Labels of {unasked} need their tasks' logits, but tasks={names}: add them there.")
         embedding = self.sentence_vectors(hidden[:items], attention_mask[:items])
         if self.config.normalize_embeddings:
             embedding = F.normalize(embedding, dim=-1)
@@ -556,25 +558,24 @@ def sentence_transformers_fields(folder: Path, known: Collection[str] = ()) -> d
 
 def pooling_of(settings: dict[str, Any], folder: Path) -> str:
     """Our name for the pooling of a sentence-transformers `1_Pooling/config.json`, in its old or its new form."""
-    names = {
-        "mean_tokens": "mean",
-        "cls_token": "cls",
-        "max_tokens": "max",
-        "mean_sqrt_len_tokens": "mean_sqrt_len",
-        "weightedmean_tokens": "weighted_mean",
-        "lasttoken": "last_token",
+    names = {  # ours: old flag, new name
+        "mean": ("mean_tokens", "mean"),
+        "cls": ("cls_token", "cls"),
+        "max": ("max_tokens", "max"),
+        "mean_sqrt_len": ("mean_sqrt_len_tokens", "mean_sqrt_len_tokens"),
+        "weighted_mean": ("weightedmean_tokens", "weightedmean"),
+        "last_token": ("lasttoken", "lasttoken"),
     }
-    chosen = [ours for theirs, ours in names.items() if settings.get(f"pooling_mode_{theirs}")]
-    if not chosen and settings.get("pooling_mode"):
-        modes = settings["pooling_mode"]  # a list where several are concatenated
-        modes = [modes] if isinstance(modes, str) else modes
-        chosen = [{"weightedmean": "weighted_mean", "lasttoken": "last_token"}.get(mode, mode) for mode in modes]
-    if len(chosen) != 1 or chosen[0] not in POOLINGS:
+    modes = settings.get("pooling_mode") or []  # a list where several are concatenated
+    chosen = [modes] if isinstance(modes, str) else list(modes)
+    chosen += [new for old, new in names.values() if settings.get(f"pooling_mode_{old}")]
+    ours = [name for name, (_, new) in names.items() if new in chosen]
+    if len(chosen) != 1 or not ours:
         raise ValueError(
             f"{folder} pools by {chosen or settings}; exactly one of {', '.join(POOLINGS)} can be taken over. "
             "Pass pooling=... to choose one."
         )
-    return chosen[0]
+    return ours[0]
 
 
 class MultiTaskModel(MultiTaskPreTrainedModel):
@@ -634,9 +635,7 @@ class MultiTaskModel(MultiTaskPreTrainedModel):
         )
         return output.to_tuple() if return_dict is False else output
 
-    def encode(
-        self, texts: Sequence[str], tokenizer: Any, batch_size: int = 32, normalize: bool | None = None
-    ) -> np.ndarray:
+    def encode(self, texts: Sequence[str], tokenizer: Any, batch_size: int = 32, normalize: bool | None = None) -> Any:
         """The sentence embedding of every text.
 
         Args:
@@ -692,7 +691,7 @@ class MultiTaskOneHeadModel(MultiTaskPreTrainedModel):
         config.use_task(self.task_name)
         super().__init__(config, encoder)
 
-    def run_head(self, labels: Tensor | None, **inputs: Any) -> MultiTaskOutput:
+    def run_head(self, labels: Tensor | None, **inputs: Any) -> Any:
         """`run_tasks` with only this view's task, its labels a bare tensor."""
         named = None if labels is None else {self.task_name: labels}
         return self.run_tasks(**inputs, labels=named, tasks=[self.task_name])
@@ -714,7 +713,7 @@ class MultiTaskForSequenceClassification(MultiTaskOneHeadModel):
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> SequenceClassifierOutput | tuple:
-        """Logits (items, classes) of the head; inputs as for `MultiTaskModel.forward`, labels without the task's name."""
+        """Logits (items, classes) of the head; inputs as for `MultiTaskModel.forward`, labels without task name."""
         output = self.run_head(
             labels,
             input_ids=input_ids,
@@ -749,7 +748,7 @@ class MultiTaskForTokenClassification(MultiTaskOneHeadModel):
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> TokenClassifierOutput | tuple:
-        """Logits (items, tokens, classes) of the head; labels (items, tokens), inputs as for `MultiTaskModel.forward`."""
+        """Logits (items, tokens, classes) of the head; labels (items, tokens), inputs as `MultiTaskModel.forward`."""
         output = self.run_head(
             labels,
             input_ids=input_ids,

@@ -1,18 +1,19 @@
 """Decoding: logits and character offsets become labels, entity spans and scores; and the `multitask` pipeline over it.
 
-Every way to ask a model (`model.predict`, `pipeline("multitask", ...)`, a server) answers through `decode_answers`, so they
-cannot disagree. It computes no logits itself: the model is handed in. This file travels with the weights.
+Every way to ask a model (`model.predict`, `pipeline("multitask", ...)`, a server) answers through `decode_answers`, so
+they cannot disagree. It computes no logits itself: the model is handed in. This file travels with the weights.
 
     pipe = pipeline("multitask", model=folder, trust_remote_code=True)
-    pipe("Shares of Siemens rose.")    # {"topic": {"label": "Business", ...}, "ner": [{"entity_group": "ORG", ...}], ...}
+    pipe("Shares of Siemens rose.")    # {"topic": {"label": "Business", ...}, "ner": [{"entity_group": "ORG", ...}]}
 """
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 from transformers import Pipeline
 
 try:  # in a saved folder; transformers finds this line and copies the file along
@@ -47,29 +48,18 @@ Text = str | tuple[str, str]
 """A text, or a pair of texts for the tasks that compare or jointly read two."""
 
 
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Softmax over the last axis, in float64."""
-    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
-    return shifted / shifted.sum(axis=-1, keepdims=True)
-
-
-def sigmoid(logits: np.ndarray) -> np.ndarray:
-    """Element-wise logistic function, in float64; the tanh form cannot overflow."""
-    return 0.5 * (1.0 + np.tanh(0.5 * logits.astype(np.float64)))
-
-
-def named_scores(labels: list[str], scores: np.ndarray, top_k: int | None) -> dict[str, float]:
+def named_scores(labels: list[str], scores: Tensor, top_k: int | None) -> dict[str, float]:
     """Label name -> score, best first, at most `top_k` of them (None: all)."""
-    order = np.argsort(-scores, kind="stable")[:top_k]
+    order = scores.argsort(descending=True, stable=True)[:top_k].tolist()
     return {labels[index]: float(scores[index]) for index in order}
 
 
-def decode_classification(spec: dict[str, Any], logits: np.ndarray, top_k: int | None = None) -> dict[str, Any]:
+def decode_classification(spec: dict[str, Any], logits: Tensor, top_k: int | None = None) -> dict[str, Any]:
     """Answer of a text-classification head for one item.
 
     Args:
         spec (dict): The task's entry in `config.tasks`.
-        logits (np.ndarray): Shape (classes,), or (1,) for regression.
+        logits (Tensor): Shape (classes,), or (1,) for regression.
         top_k (int): How many classes `scores` lists; None for all.
 
     Returns:
@@ -77,58 +67,59 @@ def decode_classification(spec: dict[str, Any], logits: np.ndarray, top_k: int |
         probability 0.5 or more; `{"score"}`, the predicted number, for regression.
     """
     labels = spec["labels"]
+    logits = logits.double()  # so that probabilities sum to 1 as printed
     if spec["problem_type"] == REGRESSION:
         return {"score": float(logits[0])}
     if spec["problem_type"] == MULTI_LABEL:
-        scores = sigmoid(logits)
+        scores = logits.sigmoid()
         chosen = [label for label, score in zip(labels, scores, strict=True) if score >= MULTI_LABEL_THRESHOLD]
         return {"labels": chosen, "scores": named_scores(labels, scores, top_k)}
-    scores = softmax(logits)
+    scores = logits.softmax(-1)
     best = int(scores.argmax())
     return {"label": labels[best], "score": float(scores[best]), "scores": named_scores(labels, scores, top_k)}
 
 
-def continues_word(tokenizer: Any, text: str, offsets: np.ndarray, word_ids: list[int | None]) -> np.ndarray:
+def continues_word(tokenizer: Any, text: str, offsets: Tensor, word_ids: list[int | None]) -> Tensor:
     """For each token, whether it goes on with the word of the token before it. Shape (tokens,), bool.
 
     A tokenizer that marks continuations (`##`) knows its words. The others split at white space here, nearly as the
-    stock token-classification pipeline does. That one takes `▁` and a letter's further bytes for words of their own where
-    they share the first character of a word: then a word has several tags.
+    stock token-classification pipeline does. That one takes `▁` and a letter's further bytes for words of their own
+    where they share the first character of a word: then a word has several tags.
 
     Args:
         tokenizer: A fast tokenizer.
         text (str): The text that the offsets count in.
-        offsets (np.ndarray): Characters [start, end) of tokens that hold any, in order. Shape (tokens, 2).
+        offsets (Tensor): Characters [start, end) of tokens that hold any, in order. Shape (tokens, 2).
         word_ids (list): The tokenizer's own word of each token.
     """
     if getattr(tokenizer.backend_tokenizer.model, "continuing_subword_prefix", None):
-        return np.array([i > 0 and word == word_ids[i - 1] for i, word in enumerate(word_ids)], dtype=bool)
+        return torch.tensor([i > 0 and word == word_ids[i - 1] for i, word in enumerate(word_ids)], dtype=torch.bool)
     starts = [trimmed(text, start, end)[0] for start, end in offsets.tolist()]
     gaps = [text[before:start] for before, start in zip(starts[:-1], starts[1:], strict=True)]
-    return np.array([False, *(not any(map(str.isspace, gap)) for gap in gaps)], dtype=bool)[: len(offsets)]
+    return torch.tensor([False, *(not any(map(str.isspace, gap)) for gap in gaps)])[: len(offsets)]
 
 
-def group_words(probabilities: np.ndarray, offsets: np.ndarray, continues: np.ndarray, strategy: str) -> list[tuple]:
+def group_words(probabilities: Tensor, offsets: Tensor, continues: Tensor, strategy: str) -> list[tuple]:
     """Units that carry one tag each: `(class, score, start, end)`.
 
     Args:
-        probabilities (np.ndarray): Shape (tokens, classes), special tokens already left out.
-        offsets (np.ndarray): Characters [start, end) of each token. Shape (tokens, 2).
-        continues (np.ndarray): From `continues_word`. Shape (tokens,).
+        probabilities (Tensor): Shape (tokens, classes), special tokens already left out.
+        offsets (Tensor): Characters [start, end) of each token. Shape (tokens, 2).
+        continues (Tensor): From `continues_word`. Shape (tokens,).
         strategy (str): `none` and `simple` keep every token by itself; `first`, `average` and `max` merge the tokens of
             a word and take the tag of the first token, of the mean distribution, or of the surest token.
     """
     if strategy in ("none", "simple"):
-        starts = np.arange(len(probabilities))
+        starts = list(range(len(probabilities)))
     else:
-        starts = np.flatnonzero(~continues | (np.arange(len(continues)) == 0))
+        starts = [token for token, goes_on in enumerate(continues.tolist()) if token == 0 or not goes_on]
     units = []
     for first, after in zip(starts, [*starts[1:], len(probabilities)], strict=True):
         word = probabilities[first:after]
         if strategy == "average":
-            scores = word.mean(axis=0)
+            scores = word.mean(dim=0)
         elif strategy == "max":
-            scores = word[word.max(axis=1).argmax()]
+            scores = word[word.amax(dim=1).argmax()]
         else:
             scores = word[0]
         best = int(scores.argmax())
@@ -170,7 +161,7 @@ def finished_span(span: dict[str, Any], text: str) -> dict[str, Any]:
     start, end = trimmed(text, span["start"], span["end"])
     return {
         "entity_group": span["entity_group"],
-        "score": float(np.mean(span["scores"])),
+        "score": sum(span["scores"]) / len(span["scores"]),
         "word": text[start:end],
         "start": start,
         "end": end,
@@ -187,16 +178,16 @@ def decode_tags(labels: list[str], units: list[tuple], text: str) -> list[dict[s
 
 
 def decode_tokens(
-    spec: dict[str, Any], logits: np.ndarray, text: str, offsets: np.ndarray, continues: np.ndarray, strategy: str
+    spec: dict[str, Any], logits: Tensor, text: str, offsets: Tensor, continues: Tensor, strategy: str
 ) -> list[dict[str, Any]]:
     """Answer of a token-classification head for one text: spans for BIO tags, else (or with `none`) tags.
 
     Args:
         spec (dict): The task's entry in `config.tasks`.
-        logits (np.ndarray): Shape (tokens, classes), special tokens already left out.
+        logits (Tensor): Shape (tokens, classes), special tokens already left out.
         text (str): The text that the offsets count in.
-        offsets (np.ndarray): Shape (tokens, 2).
-        continues (np.ndarray): From `continues_word`. Shape (tokens,).
+        offsets (Tensor): Shape (tokens, 2).
+        continues (Tensor): From `continues_word`. Shape (tokens,).
         strategy (str): One of `AGGREGATION_STRATEGIES`.
     """
     if len(logits) == 0:
@@ -204,17 +195,16 @@ def decode_tokens(
     spans = has_entities(spec["labels"]) and strategy != "none"
     if not spans and strategy == "simple":
         strategy = "first"  # a tag belongs to a word; `simple` has a meaning for spans only
-    units = group_words(softmax(logits), offsets, continues, strategy)
+    units = group_words(logits.double().softmax(-1), offsets, continues, strategy)
     return (decode_spans if spans else decode_tags)(spec["labels"], units, text)
 
 
 def decode_answers(
     tasks: dict[str, dict[str, Any]],
-    logits: dict[str, np.ndarray],
+    logits: dict[str, Tensor],
     text: str,
-    offsets: np.ndarray,
-    special: np.ndarray,
-    continues: np.ndarray,
+    offsets: Tensor,
+    continues: Tensor,
     aggregation_strategy: str = "first",
     top_k: int | None = None,
 ) -> dict[str, Any]:
@@ -224,9 +214,8 @@ def decode_answers(
         tasks (dict): `config.tasks`.
         logits (dict): Task name -> this item's row of logits, of its own length in tokens, no batch padding.
         text (str): The item's (first) text.
-        offsets (np.ndarray): Characters [start, end) of each token. Shape (tokens, 2).
-        special (np.ndarray): Which tokens are no part of a word: special ones, white space. Shape (tokens,), bool.
-        continues (np.ndarray): From `continues_word` for the others. Shape (tokens,), bool.
+        offsets (Tensor): Characters [start, end) of each token. Shape (tokens, 2).
+        continues (Tensor): From `continues_word` for the others. Shape (tokens,), bool.
         aggregation_strategy (str): One of `AGGREGATION_STRATEGIES`.
         top_k (int): How many classes `scores` lists; None for all.
 
@@ -234,18 +223,15 @@ def decode_answers(
         Task name -> answer. Similarity without a pair (NaN) has no answer and is left out.
     """
     answers: dict[str, Any] = {}
-    words = ~special
     for name, values in logits.items():
         kind = tasks[name]["kind"]
         if kind == TEXT_CLASSIFICATION:
             answers[name] = decode_classification(tasks[name], values, top_k)
         elif kind == TOKEN_CLASSIFICATION:
-            answers[name] = decode_tokens(
-                tasks[name], values[words], text, offsets[words], continues[words], aggregation_strategy
-            )
+            answers[name] = decode_tokens(tasks[name], values, text, offsets, continues, aggregation_strategy)
         elif kind == FEATURE_EXTRACTION:
-            answers[name] = values
-        elif not np.isnan(values):
+            answers[name] = values.numpy()
+        elif not values.isnan():
             answers[name] = {"score": float(values)}
     return answers
 
@@ -268,7 +254,7 @@ def check_request(model: Any, texts: Sequence[Text], tasks: Iterable[str] | None
 def check_texts(texts: Sequence[Text], with_pairs: bool) -> None:
     """Raise ValueError unless `texts` is a list of texts, or where `with_pairs` also of pairs of texts."""
     if isinstance(texts, str):
-        raise ValueError(f"Give a list of texts, not one string (its letters would be the items): [{texts[:20]!r}, ...].")
+        raise ValueError(f"Give a list of texts, not one string (its letters would be the items); got {texts[:40]!r}.")
     for index, text in enumerate(texts):
         is_pair = isinstance(text, tuple | list) and len(text) == 2 and all(isinstance(part, str) for part in text)
         if not (isinstance(text, str) or (with_pairs and is_pair)):
@@ -287,7 +273,7 @@ def check_tokenizer(tokenizer: Any) -> None:
 def batches_by_length(texts: Sequence[Text], batch_size: int) -> Iterator[list[int]]:
     """Positions in `texts` in batches of texts of like length, longest first, so that little is padding."""
     lengths = [sum(map(len, text)) if isinstance(text, tuple | list) else len(text) for text in texts]
-    order = np.argsort(-np.array(lengths, dtype=np.int64), kind="stable").tolist()
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]
 
@@ -295,7 +281,12 @@ def batches_by_length(texts: Sequence[Text], batch_size: int) -> Iterator[list[i
 def tokenize(tokenizer: Any, texts: Sequence[Any], max_length: int | None, **kwargs: Any) -> Any:
     """Tokenise a batch, padded, as tensors; texts over the limit are cut and counted in a warning."""
     encoding = tokenizer(
-        list(texts), truncation=max_length is not None, max_length=max_length, padding=True, return_tensors="pt", **kwargs
+        list(texts),
+        truncation=max_length is not None,
+        max_length=max_length,
+        padding=True,
+        return_tensors="pt",
+        **kwargs,
     )
     cut = sum(bool(item.overflowing) for item in encoding.encodings)
     if cut:
@@ -309,31 +300,31 @@ def model_inputs(model: Any, encoding: Any, prefix: str = "") -> dict[str, torch
     return {prefix + name: encoding[name].to(model.device) for name in names if name in encoding}
 
 
-def to_arrays(logits: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
-    """Logits as float32 arrays on the CPU."""
-    return {name: tensor.float().cpu().numpy() for name, tensor in logits.items()}
+def on_cpu(logits: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Logits as float32 on the CPU."""
+    return {name: tensor.float().cpu() for name, tensor in logits.items()}
 
 
 def item_answers(
-    tasks: dict[str, Any], tokenizer: Any, encoding: Any, logits: dict[str, np.ndarray], texts: list[str], **options: Any
+    tasks: dict[str, Any], tokenizer: Any, encoding: Any, logits: dict[str, Tensor], texts: list[str], **options: Any
 ) -> list[dict[str, Any]]:
-    """`decode_answers` for every item of a batch; padding is taken away first."""
+    """`decode_answers` for every item of a batch, with only the tokens that are part of a word.
+
+    Padding and special tokens are none, nor is a token of nothing but space, which had no label in training.
+    """
     answers = []
     for index, text in enumerate(texts):
-        kept = encoding["attention_mask"][index].numpy().astype(bool)
-        offsets = encoding["offset_mapping"][index].numpy()
-        # a token of nothing but space belongs to no word and had no label in training
-        blank = np.array([not text[start:end].strip() for start, end in offsets.tolist()], dtype=bool)
-        special = encoding["special_tokens_mask"][index].numpy().astype(bool) | blank
-        words = np.flatnonzero(kept & ~special)
+        offsets = encoding["offset_mapping"][index]
+        blank = torch.tensor([not text[start:end].strip() for start, end in offsets.tolist()])
+        kept = encoding["attention_mask"][index].bool() & ~encoding["special_tokens_mask"][index].bool() & ~blank
+        words = kept.nonzero().flatten()
         word_ids = encoding.word_ids(index)
-        continues = np.zeros(len(kept), dtype=bool)
-        continues[words] = continues_word(tokenizer, text, offsets[words], [word_ids[word] for word in words])
+        continues = continues_word(tokenizer, text, offsets[words], [word_ids[word] for word in words.tolist()])
         rows = {
-            name: values[index][kept] if tasks[name]["kind"] == TOKEN_CLASSIFICATION else values[index]
+            name: values[index][words] if tasks[name]["kind"] == TOKEN_CLASSIFICATION else values[index]
             for name, values in logits.items()
         }
-        answers.append(decode_answers(tasks, rows, text, offsets[kept], special[kept], continues[kept], **options))
+        answers.append(decode_answers(tasks, rows, text, offsets[words], continues, **options))
     return answers
 
 
@@ -348,23 +339,20 @@ def predict_batch(
     tasks = model.config.tasks
     pairs = [index for index, text in enumerate(texts) if not isinstance(text, str)]
     firsts = [text if isinstance(text, str) else text[0] for text in texts]
-    encoding = tokenize(
-        tokenizer, firsts, max_length, return_offsets_mapping=True, return_special_tokens_mask=True
-    )
+    encoding = tokenize(tokenizer, firsts, max_length, return_offsets_mapping=True, return_special_tokens_mask=True)
     inputs = model_inputs(model, encoding)
     if pairs and any(tasks[name]["kind"] == SENTENCE_SIMILARITY for name in names):
         second = tokenize(tokenizer, [texts[index][1] for index in pairs], max_length)
         inputs |= model_inputs(model, second, prefix="pair_")
         inputs["pair_items"] = torch.tensor(pairs, device=model.device)
     output = model(**inputs, tasks=[name for name in names if not tasks[name].get("text_pair")])
-    answers = item_answers(tasks, tokenizer, encoding, to_arrays(output.logits), firsts, **options)
-    embeddings = output.sentence_embedding.float().cpu().numpy()
-    for answer, embedding in zip(answers, embeddings, strict=True):
-        answer["sentence_embedding"] = embedding
+    answers = item_answers(tasks, tokenizer, encoding, on_cpu(output.logits), firsts, **options)
+    for answer, embedding in zip(answers, output.sentence_embedding.float().cpu(), strict=True):
+        answer["sentence_embedding"] = embedding.numpy()
     joint = [name for name in names if tasks[name].get("text_pair")]
     if pairs and joint:
         encoding = tokenize(tokenizer, [tuple(texts[index]) for index in pairs], max_length)
-        logits = to_arrays(model(**model_inputs(model, encoding), tasks=joint).logits)
+        logits = on_cpu(model(**model_inputs(model, encoding), tasks=joint).logits)
         for row, index in enumerate(pairs):
             for name in joint:
                 answers[index][name] = decode_classification(tasks[name], logits[name][row], options.get("top_k"))
@@ -406,28 +394,28 @@ def predict(
 @torch.no_grad()
 def encode(
     model: Any, tokenizer: Any, texts: Sequence[str], batch_size: int = 32, normalize: bool | None = None
-) -> np.ndarray:
+) -> Any:
     """The sentence embedding of every text; see `MultiTaskModel.encode`."""
     check_texts(texts, with_pairs=False)
     was_training = model.training
     model.eval()
-    embeddings = np.zeros((len(texts), model.config.embedding_size), dtype=np.float32)
+    embeddings = torch.zeros(len(texts), model.config.embedding_size)
     for positions in batches_by_length(texts, batch_size):
         encoding = tokenize(tokenizer, [texts[position] for position in positions], model.max_length(tokenizer))
         inputs = model_inputs(model, encoding)
         hidden = model(**inputs, tasks=[]).last_hidden_state
-        embeddings[positions] = model.sentence_vectors(hidden, inputs["attention_mask"]).float().cpu().numpy()
+        embeddings[positions] = model.sentence_vectors(hidden, inputs["attention_mask"]).float().cpu()
     model.train(was_training)
     if model.config.normalize_embeddings if normalize is None else normalize:
-        embeddings /= np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
-    return embeddings
+        embeddings = F.normalize(embeddings, dim=-1)
+    return embeddings.numpy()
 
 
 class MultiTaskPipeline(Pipeline):
     """`pipeline("multitask", model=folder, trust_remote_code=True)`: every head's answer from one encoder pass.
 
-    Call it with a text, a pair `(text, text)` or a list of these; `tasks=[...]`, `top_k`, `aggregation_strategy` and the
-    stock `batch_size` are optional. The answer for an item is what `MultiTaskModel.predict` gives, the embedding as
+    Call it with a text, a pair `(text, text)` or a list of these; `tasks=[...]`, `top_k`, `aggregation_strategy` and
+    the stock `batch_size` are optional. The answer for an item is what `MultiTaskModel.predict` gives, the embedding as
     a list of floats so that it can be written as JSON.
     """
 
@@ -454,4 +442,4 @@ class MultiTaskPipeline(Pipeline):
     def postprocess(self, outputs: dict[str, Any]) -> dict[str, Any]:
         """The answer with plain lists in place of arrays."""
         answer = outputs["answer"]
-        return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in answer.items()}
+        return {name: value.tolist() if hasattr(value, "tolist") else value for name, value in answer.items()}

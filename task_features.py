@@ -1,7 +1,8 @@
 """Loaded tasks -> what the Trainer reads: aligned groups of features for training, one dataset a task for evaluation.
 
-Tasks that read the same rows are one dataset here ("aligned"): each row is one item with all their labels, so the encoder
-reads it once. It opens no source and checks no row (`task_sources`, `task_data` do), and chooses no order (`task_sampler`).
+Tasks that read the same rows are one dataset here ("aligned"): each row is one item with all their labels, so the
+encoder reads it once. It opens no source and checks no row (`task_sources`, `task_rows` do), and chooses no order
+(`task_sampler`).
 
     features = build_features(loaded, tokenizer, max_length=256)
     TaskSamplingDataset(features.train), Trainer(eval_dataset=features.validation)
@@ -47,8 +48,7 @@ def build_features(
 ) -> TaskFeatures:
     """Tokenise the splits of all tasks.
 
-    In training every sub-word of a word carries its tag; in evaluation the first one alone, which is what a word is scored
-    by.
+    In training every sub-word of a word carries its tag; in evaluation the first one alone, by which a word is scored.
 
     Args:
         loaded (dict): From `load_tasks`.
@@ -64,7 +64,9 @@ def build_features(
         if "train" in tasks[0].splits:
             features.train["+".join(names)] = tokenize(tasks, "train", tokenizer, max_length, features.notes)
         if len(names) > 1:
-            features.notes.append(f"Tasks {', '.join(map(repr, names))} read the same rows: one item carries their labels.")
+            features.notes.append(
+                f"Tasks {', '.join(map(repr, names))} read the same rows: one item carries their labels."
+            )
     for split in ("validation", "test"):
         for name, task in loaded.items() if split in splits else []:
             if split in task.splits:
@@ -117,7 +119,9 @@ def tokenize(tasks: list[LoadedTask], split: str, tokenizer: Any, max_length: in
             f"cut there{words}."
         )
     if counts["empty_words"]:
-        notes.append(f"{which}: the tokenizer makes nothing of {counts['empty_words']} tagged words of {split}: not scored.")
+        notes.append(
+            f"{which}: the tokenizer makes nothing of {counts['empty_words']} tagged words of {split}: not scored."
+        )
     if counts["unlabelled"]:
         notes.append(f"{which}: {counts['unlabelled']} rows of {split} have no label here and are left out.")
     return features

@@ -30,7 +30,9 @@ SCORERS = {
 }
 
 
-def evaluate_tasks(trainer: Trainer, datasets: dict[str, Dataset], output_dir: str, prefix: str = "test") -> dict[str, Any]:
+def evaluate_tasks(
+    trainer: Trainer, datasets: dict[str, Dataset], output_dir: str, prefix: str = "test"
+) -> dict[str, Any]:
     """Score each task on its dataset and draw its confusion matrix.
 
     Args:

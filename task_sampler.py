@@ -244,7 +244,7 @@ class TaskSamplingDataset(Dataset):
         return np.concatenate(passes)[start - first * size :][:count] if count else np.empty(0, dtype=np.int64)
 
     def _epoch_order(self, epoch: int) -> np.ndarray:
-        before = sum((self.counts(past) for past in range(epoch)), np.zeros(len(self.names), dtype=np.int64))
+        before = np.sum([self.counts(past) for past in range(epoch)], axis=0) if epoch else np.zeros_like(self.sizes)
         counts = self.counts(epoch)
         drawn = [self._stream(d, int(before[d]), int(counts[d])) for d in range(len(self.names))]
         generator = self._generator(0, epoch)
@@ -294,7 +294,7 @@ class TaskSamplingDataset(Dataset):
         Args:
             micro_batch_rows (int): Items one forward pass of one rank holds (`per_device_train_batch_size`).
         """
-        drawn = sum(self.counts(epoch) for epoch in range(self.num_epochs))
+        drawn = np.sum([self.counts(epoch) for epoch in range(self.num_epochs)], axis=0)
         places = tokens = 0
         purities = []
         for batch in self.micro_batches(0, micro_batch_rows):

@@ -1,10 +1,10 @@
 """Command: train one encoder with many heads from a recipe, evaluate it, save it.
 
     python train_hf.py recipes/quickstart.yaml --output_dir outputs/quickstart
-    accelerate launch train_hf.py recipes/news_entities.yaml --data_root DATA --output_dir outputs/news --learning_rate 5e-5
+    accelerate launch train_hf.py recipes/news_entities.yaml --data_root DATA --learning_rate 5e-5
 
 The folder it writes opens with `AutoModel.from_pretrained(folder, trust_remote_code=True)`. Results stand beside the
-weights (`all_results.json`, `test_results.json`, PNGs). `--dry_run` stops after printing the plan; `--help` lists everything.
+weights (`all_results.json`, `test_results.json`, PNGs). `--dry_run` stops after printing the plan; `--help` lists all.
 Nothing imports this module: what it calls can be called without it.
 """
 
@@ -32,18 +32,17 @@ logger = logging.getLogger("train_hf")
 
 
 def configure_logging(args: MultiTaskTrainingArguments) -> None:
-    """Log to standard error: this project at `--log_level` on the main process, warnings and errors elsewhere."""
+    """Log to standard error: this project from INFO on, or at `--log_level`; on other processes warnings only."""
     level = args.get_process_log_level()
+    if args.log_level == "passive" and args.process_index == 0:
+        level = logging.INFO
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     for name in ("train_hf", "encoder_source", "modeling_multitask", "task_plots", "trainer_multitask"):
         logging.getLogger(name).setLevel(level)
-    transformers.utils.logging.set_verbosity(max(level, logging.WARNING))
-    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()  # of loading weights; training has its own
 
 
-def build_model(
-    arguments: ModelArguments, loaded: dict[str, LoadedTask], offline: bool
-) -> tuple[MultiTaskModel, Any]:
+def build_model(arguments: ModelArguments, loaded: dict[str, LoadedTask], offline: bool) -> tuple[MultiTaskModel, Any]:
     """The model on its pretrained encoder, heads for the loaded tasks, and the encoder's tokenizer."""
     source = find_encoder(arguments.encoder, offline=offline)
     model = MultiTaskModel.from_backbone(
@@ -86,8 +85,8 @@ def resume_point(args: MultiTaskTrainingArguments) -> str | bool | None:
         return True if args.resume_from_checkpoint == "last" else args.resume_from_checkpoint
     if (Path(args.output_dir) / "model.safetensors").exists() and not args.overwrite_output:
         raise SystemExit(
-            f"{args.output_dir} holds a trained model already. Choose another --output_dir, go on from its last checkpoint "
-            "with --resume_from_checkpoint last, or replace it with --overwrite_output."
+            f"{args.output_dir} holds a trained model already. Choose another --output_dir, go on from its last "
+            "checkpoint with --resume_from_checkpoint last, or replace it with --overwrite_output."
         )
     return None
 
@@ -112,7 +111,9 @@ def main(argv: list[str] | None = None) -> None:
         loaded = load_tasks(data_args.tasks, data_args.data_root, args.seed, data_args.offline)
     model, tokenizer = build_model(model_args, loaded, data_args.offline)
     with args.main_process_first(desc="tokenising"):
-        features = build_features(loaded, tokenizer, model.max_length(tokenizer), embed=partial(model.encode, tokenizer=tokenizer))
+        features = build_features(
+            loaded, tokenizer, model.max_length(tokenizer), embed=partial(model.encode, tokenizer=tokenizer)
+        )
     sampling = build_sampling(features, data_args, args)
     if is_main:
         print_plan([*data_args.notes, *args.notes, *features.notes], sampling, args)

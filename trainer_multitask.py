@@ -74,7 +74,7 @@ class SamplingGuard(TrainerCallback):
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Set the dataset's epoch: on a resume in the middle of an epoch the data loader does not."""
+        """Set the dataset's epoch, also on a resume in the middle of one, whichever data loader reads it."""
         self.dataset.set_epoch(int(state.epoch or 0))
 
 
@@ -156,7 +156,7 @@ class MultiTaskTrainer(Trainer):
             tasks = {name: spec for name, spec in self.model.config.tasks.items() if name in datasets}
             means[f"{metric_key_prefix}_mean_score"] = mean_score(metrics, tasks, metric_key_prefix)
         self.log(dict(means))
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, means)
+        self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, means)
         return metrics | means
 
     @staticmethod

@@ -3,10 +3,11 @@
     python benchmarks/recipe_results.py recipes/news_entities.yaml --data_root DATA --seeds 1 2 3
     python benchmarks/recipe_results.py recipes/six_tasks.yaml --data_root DATA --seeds 1 -- --learning_rate 5e-5
 
-Every seed is `python train_hf.py RECIPE --seed S ...` in a process of its own. `benchmarks/results/<recipe>.json` gets the
-scores of each seed, their mean and range, the seconds of training, the protocol, the hardware and the commands. Tasks with
-entities are also scored through the stock `token-classification` pipeline on the raw joined text of the test split, in
-exact character spans. What follows `--` goes to `train_hf.py`.
+Every seed is `python train_hf.py RECIPE --seed S ...` in a process of its own. `benchmarks/results/<recipe>.json` gets
+the scores of each seed, their mean and range, the seconds of training, the protocol, the hardware and the commands.
+Tasks with entities are also scored through the stock `token-classification` pipeline on the raw joined text of the test
+split, in exact character spans. What follows `--` goes to `train_hf.py`. Seeds that the file holds already stay in it,
+unless they are run again.
 """
 
 import argparse
@@ -94,7 +95,9 @@ def without_paths(words: list[str]) -> list[str]:
 
 def hardware() -> dict[str, Any]:
     """The machine and versions that the figures belong to."""
-    cpu = next((line.split(":")[1].strip() for line in cpu_lines() if line.startswith("model name")), platform.machine())
+    cpu = next(
+        (line.split(":")[1].strip() for line in cpu_lines() if line.startswith("model name")), platform.machine()
+    )
     found = [name for name in ("amx_bf16", "avx512_bf16") if torch.cpu.get_capabilities().get(name)]
     return {
         "cpu": cpu,
@@ -120,6 +123,11 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     return {key: {"mean": sum(v) / len(v), "low": min(v), "high": max(v)} for key, v in values.items()}
 
 
+def read_runs(output: Path) -> list[dict[str, Any]]:
+    """The runs that a results file holds already, so that seeds can be added one by one."""
+    return json.loads(output.read_text())["runs"] if output.exists() else []
+
+
 def main() -> None:
     """Parse, train each seed, write the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -128,12 +136,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--work", default="outputs/recipe_results", help="Folder for the models.")
     parser.add_argument("--output", help="Results file (default: benchmarks/results/<recipe>.json).")
-    parser.add_argument("options", nargs=argparse.REMAINDER, help="After --: further arguments of train_hf.py.")
-    given = parser.parse_args()
+    cut = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    given, further = parser.parse_args(sys.argv[1:cut]), sys.argv[cut + 1 :]
     name = Path(given.recipe).stem
-    options = ["--data_root", str(Path(given.data_root).resolve()), *[word for word in given.options if word != "--"]]
+    options = ["--data_root", str(Path(given.data_root).resolve()), *further]
     output = Path(given.output or ROOT / "benchmarks" / "results" / f"{name}.json")
-    runs: list[dict[str, Any]] = []
+    runs = [run for run in read_runs(output) if run["seed"] not in given.seeds]
     for seed in given.seeds:
         folder = Path(given.work).resolve() / f"{name}-seed{seed}"
         run = train(given.recipe, seed, folder, options)
@@ -142,7 +150,7 @@ def main() -> None:
             if loaded.spec["kind"] == TOKEN_CLASSIFICATION and has_entities(loaded.spec["labels"]):
                 score = pipeline_f1(str(folder), task, loaded.splits["test"], loaded.spec["labels"])
                 run["scores"][f"test_{task}_stock_pipeline_f1"] = score
-        runs.append(run)
+        runs = sorted([*runs, run], key=lambda one: one["seed"])
         report = {"recipe": given.recipe, "hardware": hardware(), "summary": summary(runs), "runs": runs}
         output.write_text(json.dumps(report, indent=2) + "\n")
         print(json.dumps(run["scores"], indent=2), f"written to {output}", sep="\n", flush=True)

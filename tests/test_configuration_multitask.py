@@ -26,7 +26,8 @@ NUMBER = {"kind": "text-classification", "problem_type": "regression"}
 
 def as_json(config: MultiTaskConfig) -> dict[str, Any]:
     """What `config.json` says of a config, without the library's version."""
-    return {key: value for key, value in json.loads(config.to_json_string(use_diff=False)).items() if "version" not in key}
+    fields = json.loads(config.to_json_string(use_diff=False))
+    return {name: value for name, value in fields.items() if "version" not in name}
 
 
 def test_the_default_config_is_a_plain_sentence_encoder():
@@ -96,7 +97,9 @@ def test_defaults_are_filled_in():
     assert tasks["rating"]["labels"] == ["score"]
 
 
-@pytest.mark.parametrize(("name", "outputs"), [("topic", 3), ("ner", 5), ("rating", 1), ("similarity", 0), ("anchor", 0)])
+@pytest.mark.parametrize(
+    ("name", "outputs"), [("topic", 3), ("ner", 5), ("rating", 1), ("similarity", 0), ("anchor", 0)]
+)
 def test_a_head_puts_out_a_number_for_each_label(name: str, outputs: int):
     assert num_outputs(MultiTaskConfig(tasks=TINY_TASKS).tasks[name]) == outputs
 

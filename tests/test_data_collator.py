@@ -161,6 +161,12 @@ def test_padding_is_the_tokenizers_own(collator):
     assert batch["pair_input_ids"][0].tolist() == [2, 7, 3, 5]
 
 
+def test_a_real_token_that_is_also_the_padding_is_not_masked(collator):
+    """As where a tokenizer without a padding token pads with its end of text."""
+    collator.tokenizer = type("Tokenizer", (), {"pad_token_id": 3})
+    assert collator([item(3, topic=0), item(5, topic=0)])["attention_mask"].tolist() == [[1, 1, 1, 0, 0], [1] * 5]
+
+
 def test_pad_rows_pads_on_the_right_of_the_longest():
     assert pad_rows([[1], [2, 3], []], 9).tolist() == [[1, 9], [2, 3], [9, 9]]
     assert pad_rows([[1, 2, 3]], 9, multiple_of=2).tolist() == [[1, 2, 3, 9]]

@@ -56,7 +56,9 @@ def test_every_make_target_of_the_readme_exists() -> None:
     assert named and named <= targets
 
 
-@pytest.mark.parametrize("command", ["train_hf.py", "evaluate_hf.py", "example_data.py", "benchmarks/recipe_results.py"])
+@pytest.mark.parametrize(
+    "command", ["train_hf.py", "evaluate_hf.py", "example_data.py", "benchmarks/recipe_results.py"]
+)
 def test_help_works(command: str) -> None:
     """And says what the command is for."""
     done = subprocess.run(

@@ -27,7 +27,7 @@ TASKS: dict[str, Any] = {
     "joint": {"kind": "text-classification", "labels": ["no", "yes"], "text_pair": True, "head": "mlp"},
 }
 
-READER = '''
+READER = """
 import importlib.util, json, sys
 import numpy as np, torch
 from safetensors.torch import save_file
@@ -92,7 +92,7 @@ keep("view_saved.", AutoModel.from_pretrained(out + "/view", trust_remote_code=T
 save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, out + "/tensors.safetensors")
 with open(out + "/found.json", "w") as file:
     json.dump(found, file)
-'''
+"""
 
 
 @pytest.fixture(scope="module")
@@ -241,6 +241,8 @@ def test_saving_again_writes_the_same_files(saved: Path, elsewhere: Path):
     for name in ("modeling_multitask.py", "configuration_multitask.py", "pipeline_multitask.py"):
         assert (elsewhere / "again" / name).read_bytes() == (saved / name).read_bytes()
     first, again = (json.loads((folder / "config.json").read_text()) for folder in (saved, elsewhere / "again"))
+    for config in (first, again):
+        config["encoder_config"].pop("dtype")  # an encoder that was never loaded does not know its own
     assert again == first
 
 

@@ -105,8 +105,9 @@ def gradients(model: Any) -> dict[str, Tensor]:
 
 def mean_cross_entropy(logits: Tensor, classes: Iterable[int]) -> float:
     """Cross-entropy by its definition, in double precision."""
-    rows = [-math.log(math.exp(row[c]) / sum(map(math.exp, row))) for row, c in zip(logits.tolist(), classes, strict=True)]
-    return sum(rows) / len(rows)
+    rows = zip(logits.tolist(), classes, strict=True)
+    losses = [-math.log(math.exp(row[index]) / sum(map(math.exp, row))) for row, index in rows]
+    return sum(losses) / len(losses)
 
 
 # Padding
@@ -133,7 +134,7 @@ def answers_alone(model: MultiTaskModel, rows: list[list[int]], pairs: list[list
 
 @pytest.mark.parametrize("side", ["right", "left"])
 @torch.no_grad()
-def test_padding_on_either_side_changes_no_embedding_and_no_logit(family: str, padding_model: MultiTaskModel, side: str):
+def test_padding_on_either_side_changes_no_embedding_and_no_logit(family, padding_model: MultiTaskModel, side: str):
     tokenizer = tiny_tokenizer(family)
     rows = [tokenizer(text).input_ids for text in TEXTS]
     pairs = [[*row[:1], *row[1:-1][::-1], row[-1]] for row in rows]  # the same words backwards
@@ -145,7 +146,8 @@ def test_padding_on_either_side_changes_no_embedding_and_no_logit(family: str, p
         output = padding_model(**batch, **second, pair_items=torch.arange(len(rows)))
         real = batch["attention_mask"].bool()
         for index, single in enumerate(alone):
-            assert_close(output.last_hidden_state[index][real[index]], single.last_hidden_state[0], atol=2e-5, rtol=1e-4)
+            states = output.last_hidden_state[index][real[index]]
+            assert_close(states, single.last_hidden_state[0], atol=2e-5, rtol=1e-4)
             assert_close(output.sentence_embedding[index], single.sentence_embedding[0], atol=2e-5, rtol=1e-4)
             for name, logits in output.logits.items():
                 is_token_level = padding_model.config.tasks[name]["kind"] == "token-classification"
@@ -167,8 +169,10 @@ def test_left_padding_does_move_these_encoders_when_they_count_positions_themsel
 def test_a_batch_without_a_mask_has_no_padding(tokenizer: PreTrainedTokenizerFast):
     model = new_model()
     ids = torch.tensor([tokenizer(TEXTS[0]).input_ids])
-    with_mask, without = model(ids, torch.ones_like(ids)), model(ids)
-    for name in ("topic", "ner"):
+    pair = {"pair_input_ids": ids[:, 1:], "pair_items": torch.tensor([0])}
+    with_mask = model(ids, torch.ones_like(ids), **pair, pair_attention_mask=torch.ones_like(ids[:, 1:]))
+    without = model(ids, **pair)
+    for name in ("topic", "ner", "similarity"):
         assert torch.equal(with_mask.logits[name], without.logits[name])
 
 
@@ -374,8 +378,9 @@ def test_hidden_states_attentions_and_tuples_come_on_request(tokenizer: PreTrain
 @torch.no_grad()
 def test_similarity_is_the_cosine_of_the_two_embeddings_and_the_same_when_swapped(family: str):
     model, tokenizer = new_model(family), tiny_tokenizer(family)
-    there = model(**batch_of(tokenizer, model, [item(tokenizer, TEXTS[0], TEXTS[2]), item(tokenizer, TEXTS[1], TEXTS[3])]))
-    back = model(**batch_of(tokenizer, model, [item(tokenizer, TEXTS[2], TEXTS[0]), item(tokenizer, TEXTS[3], TEXTS[1])]))
+    pairs = [(TEXTS[0], TEXTS[2]), (TEXTS[1], TEXTS[3])]
+    there = model(**batch_of(tokenizer, model, [item(tokenizer, a, b) for a, b in pairs]))
+    back = model(**batch_of(tokenizer, model, [item(tokenizer, b, a) for a, b in pairs]))
     expected = F.cosine_similarity(there.sentence_embedding, back.sentence_embedding)
     assert_close(there.logits["similarity"], expected, atol=1e-5, rtol=0)
     assert_close(there.logits["similarity"], back.logits["similarity"], atol=1e-5, rtol=0)
@@ -525,9 +530,7 @@ def test_cosent_is_the_log_of_one_plus_the_wrongly_ordered_pairs(tokenizer: PreT
     labels = [0.1, 0.9, 0.5, 0.5]
     spec = {"kind": "sentence-similarity", "loss": {"name": "cosent", "scale": 5.0}}
     cosines, loss = loss_of(spec, tokenizer, labels, pairs=True)
-    terms = [
-        math.exp(5.0 * (cosines[i] - cosines[j])) for i in range(4) for j in range(4) if labels[i] < labels[j]
-    ]
+    terms = [math.exp(5.0 * (cosines[i] - cosines[j])) for i in range(4) for j in range(4) if labels[i] < labels[j]]
     assert len(terms) == 5
     assert float(loss) == pytest.approx(math.log(1 + sum(terms)), rel=1e-4)
     assert_close(cosent_losses(torch.tensor([0.3, 0.8]), torch.tensor([0.5, 0.5])), torch.zeros(2))
@@ -772,7 +775,8 @@ def sentence_transformers_folder(
     (folder / "1_Pooling").mkdir()
     (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
     if length:
-        (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": length, "do_lower_case": False}))
+        settings = {"max_seq_length": length, "do_lower_case": False}
+        (folder / "sentence_bert_config.json").write_text(json.dumps(settings))
     return folder
 
 
@@ -784,11 +788,11 @@ OLD_FLAGS = {
     "weighted_mean": "weightedmean_tokens",
     "last_token": "lasttoken",
 }
-NEW_NAMES = {"weighted_mean": "weightedmean", "last_token": "lasttoken"}
+NEW_NAMES = {"mean_sqrt_len": "mean_sqrt_len_tokens", "weighted_mean": "weightedmean", "last_token": "lasttoken"}
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
-def test_from_backbone_inherits_every_pooling_of_old_and_new_sentence_transformers_folders(pooling: str, tmp_path: Path):
+def test_from_backbone_inherits_every_pooling_of_old_and_new_sentence_transformers_folders(pooling, tmp_path: Path):
     flags = {f"pooling_mode_{flag}": ours == pooling for ours, flag in OLD_FLAGS.items()}
     old = sentence_transformers_folder(tmp_path / "old", {"word_embedding_dimension": HIDDEN_SIZE, **flags})
     settings = {"embedding_dimension": HIDDEN_SIZE, "pooling_mode": NEW_NAMES.get(pooling, pooling)}
@@ -813,13 +817,16 @@ def test_from_backbone_inherits_normalisation_and_length_says_so_and_what_is_giv
 CONCATENATED = [
     {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True},
     {"pooling_mode": ["cls", "mean"]},
+    {"pooling_mode": "attention"},
 ]
 
 
-@pytest.mark.parametrize("settings", CONCATENATED, ids=["old", "new"])
-def test_from_backbone_refuses_several_poolings_at_once_unless_one_is_chosen(settings: dict, tmp_path: Path):
+@pytest.mark.parametrize("settings", CONCATENATED, ids=["old", "new", "unknown"])
+def test_from_backbone_refuses_several_poolings_at_once_or_an_unknown_one_unless_one_is_chosen(
+    settings: dict, tmp_path: Path
+):
     folder = sentence_transformers_folder(tmp_path, settings)
-    with pytest.raises(ValueError, match=r"pools by \['(cls', 'mean|mean', 'cls)'\].*Pass pooling="):
+    with pytest.raises(ValueError, match=r"pools by \['(cls', 'mean|mean', 'cls|attention)'\].*Pass pooling="):
         MultiTaskModel.from_backbone(str(folder))
     assert MultiTaskModel.from_backbone(str(folder), pooling="cls").config.pooling == "cls"
 
@@ -833,7 +840,6 @@ def test_a_dense_module_behind_the_pooling_is_left_out_with_a_warning(tmp_path: 
     assert "Dense module" in caplog.text
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_embeddings_equal_those_of_sentence_transformers_itself(pooling: str, encoder_folder, tmp_path: Path):
     modules = pytest.importorskip("sentence_transformers.sentence_transformer.modules")

@@ -2,7 +2,6 @@
 
 import copy
 import logging
-import math
 import warnings
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,6 @@ from pipeline_multitask import (
     decode_spans,
     decode_tags,
     group_words,
-    sigmoid,
-    softmax,
     trimmed,
 )
 
@@ -45,7 +42,7 @@ UNICODE = [
     "two  spaces, a tab\tand a line\nof ﬁne ½ text… ",
     " (Anna's) phone-case: e.g. 3.14%",
 ]
-# The stock pipeline counts a token of nothing but space, and two tokens that share a character, as words: none in these.
+# The stock pipeline counts a token of nothing but space, and tokens that share a character, as words: none in these.
 COMPARABLE = [
     "Anna won the game in Paris.",
     "he is John and she is not in Berlin, the good city.",
@@ -150,9 +147,9 @@ def test_tags_that_are_no_bio_answer_one_a_word():
     ],
 )
 def test_subwords_of_a_word_merge_as_the_strategy_says(strategy: str, expected: list[tuple]):
-    probabilities = np.array([[0.6, 0.4], [0.1, 0.9], [0.5, 0.5]])
-    offsets = np.array([[0, 3], [3, 5], [6, 8]])
-    units = group_words(probabilities, offsets, np.array([False, True, False]), strategy)
+    probabilities = torch.tensor([[0.6, 0.4], [0.1, 0.9], [0.5, 0.5]])
+    offsets = torch.tensor([[0, 3], [3, 5], [6, 8]])
+    units = group_words(probabilities, offsets, torch.tensor([False, True, False]), strategy)
     assert [unit[0] for unit in units] == [unit[0] for unit in expected]
     assert [unit[1] for unit in units] == pytest.approx([unit[1] for unit in expected])
     assert [unit[2:] for unit in units] == [unit[2:] for unit in expected]
@@ -166,37 +163,28 @@ def test_white_space_at_the_ends_belongs_to_no_span(text: str, start: int, end: 
     assert trimmed(text, start, end) == expected
 
 
-def test_softmax_and_sigmoid_stand_large_logits():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert_allclose(softmax(np.array([1000.0, 0.0, -1000.0], dtype=np.float32)), [1, 0, 0], atol=1e-12)
-        assert_allclose(sigmoid(np.array([1000.0, 0.0, -1000.0], dtype=np.float32)), [1, 0.5, 0], atol=1e-12)
-    assert_allclose(softmax(np.log([0.2, 0.3, 0.5])), [0.2, 0.3, 0.5])
-    assert float(sigmoid(np.array([1.0]))[0]) == pytest.approx(1 / (1 + math.exp(-1)))
-
-
 def test_classification_answers_by_problem_type():
     config = MultiTaskConfig(tasks=TASKS).tasks
-    one = decode_classification(config["topic"], np.log(np.array([0.2, 0.5, 0.3])))
+    one = decode_classification(config["topic"], torch.tensor([0.2, 0.5, 0.3]).log())
     assert one["label"] == "Technology" and one["score"] == pytest.approx(0.5)
     assert list(one["scores"]) == ["Technology", "Weather", "Sports"]
     assert list(one["scores"].values()) == pytest.approx([0.5, 0.3, 0.2])
-    assert list(decode_classification(config["topic"], np.array([1.0, 2.0, 3.0]), top_k=2)["scores"]) == [
+    assert list(decode_classification(config["topic"], torch.tensor([1.0, 2.0, 3.0]), top_k=2)["scores"]) == [
         "Weather",
         "Technology",
     ]
-    several = decode_classification(config["tags"], np.array([3.0, -3.0, 0.0, -0.1]))
+    several = decode_classification(config["tags"], torch.tensor([3.0, -3.0, 0.0, -0.1]))
     assert several["labels"] == ["cheap", "new"]  # a probability of exactly one half is a yes
     assert list(several["scores"]) == ["cheap", "new", "safe", "fast"]
-    assert decode_classification(config["tags"], np.full(4, -3.0))["labels"] == []
-    assert decode_classification(config["rating"], np.array([-2.5])) == {"score": -2.5}
+    assert decode_classification(config["tags"], torch.full((4,), -3.0))["labels"] == []
+    assert decode_classification(config["rating"], torch.tensor([-2.5])) == {"score": -2.5}
 
 
 def test_a_similarity_without_a_pair_has_no_answer():
     tasks = MultiTaskConfig(tasks=TASKS).tasks
-    nothing = np.zeros((0, 2)), np.zeros(0, dtype=bool), np.zeros(0, dtype=bool)
-    assert decode_answers(tasks, {"similarity": np.float32("nan")}, "", *nothing) == {}
-    assert decode_answers(tasks, {"similarity": np.float32(0.5)}, "", *nothing) == {"similarity": {"score": 0.5}}
+    nothing = torch.zeros(0, 2), torch.zeros(0, dtype=torch.bool)
+    assert decode_answers(tasks, {"similarity": torch.tensor(float("nan"))}, "", *nothing) == {}
+    assert decode_answers(tasks, {"similarity": torch.tensor(0.5)}, "", *nothing) == {"similarity": {"score": 0.5}}
 
 
 # Spans on real text
@@ -277,7 +265,8 @@ def test_a_pair_is_compared_by_the_cosine_and_read_jointly_by_a_joint_task(model
     assert answer["similarity"]["score"] == pytest.approx(float(a @ b), abs=1e-5)
     with torch.no_grad():
         logits = model(**tokenizer(first, second, return_tensors="pt"), tasks=["joint"]).logits["joint"][0]
-    assert list(answer["joint"]["scores"].values()) == pytest.approx(sorted(logits.softmax(-1).tolist())[::-1], abs=1e-5)
+    scores = sorted(logits.softmax(-1).tolist(), reverse=True)
+    assert list(answer["joint"]["scores"].values()) == pytest.approx(scores, abs=1e-5)
     swapped = model.predict([(second, first)], tokenizer)[0]
     assert swapped["similarity"]["score"] == pytest.approx(answer["similarity"]["score"], abs=1e-5)
 

@@ -77,7 +77,9 @@ def results(folder: Path, split: str) -> dict[str, Any]:
 def test_a_run_writes_model_results_protocol_and_plots(trained: Path) -> None:
     """Every promised file is there, the scores are named by task, and the protocol says what they are of."""
     scores = results(trained, "test")
-    assert {"test_topic_accuracy", "test_entities_f1", "test_similarity_spearman", "test_anchor_mean_cosine"} <= set(scores)
+    assert {"test_topic_accuracy", "test_entities_f1", "test_similarity_spearman", "test_anchor_mean_cosine"} <= set(
+        scores
+    )
     assert scores["test_topic_rows"] == scores["test_protocol"]["topic"]["rows_scored"] == 12
     assert "seqeval" in scores["test_protocol"]["entities"]["scorer"]
     primaries = ("topic_accuracy", "entities_f1", "similarity_spearman", "anchor_mean_cosine")
@@ -94,7 +96,9 @@ def test_the_frozen_teacher_is_the_encoder_before_training(trained: Path) -> Non
     assert 0.5 < results(trained, "test")["test_anchor_mean_cosine"] < 1.0
 
 
-def test_the_saved_folder_answers_bit_equal_in_another_process_without_this_project(trained: Path, tmp_path: Path) -> None:
+def test_the_saved_folder_answers_bit_equal_in_another_process_without_this_project(
+    trained: Path, tmp_path: Path
+) -> None:
     """Embedding and every head's logits; the subprocess runs elsewhere, isolated from the sources."""
     from safetensors.torch import load_file
     from transformers import AutoTokenizer
@@ -150,7 +154,9 @@ def test_a_trained_model_is_not_replaced_unasked(trained: Path, recipe: Path) ->
     assert (trained / "model.safetensors").stat().st_mtime_ns == before
 
 
-def test_resuming_from_the_last_checkpoint_ends_with_the_same_weights(trained: Path, recipe: Path, tmp_path: Path) -> None:
+def test_resuming_from_the_last_checkpoint_ends_with_the_same_weights(
+    trained: Path, recipe: Path, tmp_path: Path
+) -> None:
     """A run that is stopped after its first epoch and goes on is the unbroken run, bit by bit."""
     from safetensors.torch import load_file
 

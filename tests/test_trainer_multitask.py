@@ -219,8 +219,8 @@ def test_the_logged_loss_is_the_weighted_sum_of_the_tasks_logged_losses(tmp_path
         assert entry["loss"] == pytest.approx(weighted, rel=1e-5)
 
 
-def test_logged_shares_are_those_of_the_plan_and_start_anew_at_every_log(tmp_path):
-    trainer = four_tasks_trainer(tmp_path, logging_steps=2)
+def test_logged_shares_are_those_of_the_plan_since_the_last_log_without_evaluation(tmp_path):
+    trainer = four_tasks_trainer(tmp_path, logging_steps=2, eval_strategy="steps", eval_steps=3)
     trainer.train()
     order = trainer.train_dataset.order(0)[:, 0].reshape(-1, 16)
     for entry, places in zip(training_logs(trainer), order, strict=True):
@@ -376,6 +376,13 @@ def test_all_wrong_settings_are_named_at_once(tmp_path):
     assert str(error.value).count("\n- ") == 2
 
 
+@pytest.mark.parametrize(("state_epoch", "epoch"), [(None, 0), (0, 0), (1.0, 1), (1.75, 1), (4.5, 4)])
+def test_the_guard_sets_the_epoch_that_the_state_is_in(tmp_path, state_epoch, epoch):
+    sampling = TaskSamplingDataset(data_of(FOUR_TASKS, 4), rows_per_step=8)
+    SamplingGuard(sampling).on_epoch_begin(arguments(tmp_path), TrainerState(epoch=state_epoch), TrainerControl())
+    assert sampling.epoch == epoch
+
+
 # Optimizer groups
 
 
@@ -448,7 +455,8 @@ class StopAt(TrainerCallback):
 
 
 @pytest.mark.parametrize(
-    ("trainer_class", "step"), [(transformers.Trainer, 6), (MultiTaskTrainer, 3), (MultiTaskTrainer, 4), (MultiTaskTrainer, 9)]
+    ("trainer_class", "step"),
+    [(transformers.Trainer, 6), (MultiTaskTrainer, 3), (MultiTaskTrainer, 4), (MultiTaskTrainer, 9)],
 )
 def test_training_resumed_at_any_step_is_unbroken_training(tmp_path, trainer_class, step):
     """Bit-equal, with dropout, in the middle of an epoch (of 4 steps) and at its end."""
