@@ -115,8 +115,8 @@ def tokenize(tasks: list[LoadedTask], split: str, tokenizer: Any, max_length: in
     if counts["truncated"]:
         words = f", {counts['truncated_words']} tagged words with them" if counts["truncated_words"] else ""
         notes.append(
-            f"{which}: {counts['truncated']} of {len(features)} {split} texts are longer than {max_length} tokens and are "
-            f"cut there{words}."
+            f"{which}: {counts['truncated']} of {len(features)} {split} texts are longer than {max_length} tokens and "
+            f"are cut there{words}."
         )
     if counts["empty_words"]:
         notes.append(

@@ -105,6 +105,7 @@ def test_shares_are_the_published_formulas():
     assert np.allclose(share("annealed", cap=50, progress=0.5), normalised(np.array([50, 33, 50]) ** 0.6))
 
 
+@settings(deadline=None)
 @given(
     shares=st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=20),
     total=st.integers(0, 10_000),
