@@ -24,7 +24,7 @@ from task_data import LoadedTask, load_tasks
 from task_features import TaskFeatures, build_features
 from task_metrics import MultiTaskMetrics, preprocess_logits_for_metrics
 from task_plots import plot_curves
-from task_report import evaluate_tasks, format_answers, format_scores, protocol
+from task_report import evaluate_tasks, format_answers, format_scores, protocol, write_card
 from task_sampler import TaskSamplingDataset
 from trainer_multitask import MultiTaskTrainer, SamplingGuard, TaskEarlyStopping
 
@@ -120,7 +120,6 @@ def main(argv: list[str] | None = None) -> None:
     if data_args.dry_run:
         return
 
-    metrics = MultiTaskMetrics(model.config.tasks)
     patience = args.early_stopping_patience
     trainer = MultiTaskTrainer(
         model=model,
@@ -129,7 +128,7 @@ def main(argv: list[str] | None = None) -> None:
         data_collator=MultiTaskDataCollator(tokenizer, model.config.tasks),
         train_dataset=sampling,
         eval_dataset=features.validation,
-        compute_metrics=metrics,
+        compute_metrics=MultiTaskMetrics(model.config.tasks),
         preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         callbacks=[SamplingGuard(sampling), *([TaskEarlyStopping(patience)] if patience else [])],
     )
@@ -143,8 +142,21 @@ def main(argv: list[str] | None = None) -> None:
     trainer.save_metrics(split, scores | {f"{split}_protocol": described})
 
     if is_main:
-        plot_curves(trainer.state.log_history, Path(args.output_dir) / "curves.png")
-        print(format_scores(model.config.tasks, scores, split))
+        curves = plot_curves(trainer.state.log_history, Path(args.output_dir) / "curves.png")
+        table = format_scores(model.config.tasks, scores, split)
+        print(table)
+        write_card(
+            args,
+            model_args.encoder,
+            loaded,
+            scores=table,
+            plan=sampling.plan(args.per_device_train_batch_size),
+            split=split,
+            notes=features.notes,
+            embedding_size=model.config.embedding_size,
+            rows_per_step=sampling.rows_per_step,
+            curves=curves is not None,
+        )
         if data_args.sample_texts:
             print(format_answers(data_args.sample_texts, model.predict(data_args.sample_texts, tokenizer)))
         print(f"\nSaved to {args.output_dir}")

@@ -396,6 +396,8 @@ def test_every_row_is_an_item_and_an_item_without_a_pair_has_no_similarity(token
     assert output.sentence_embedding.shape == (3, HIDDEN_SIZE)
     assert output.last_hidden_state.shape == (3, tokens, HIDDEN_SIZE)
     assert output.logits["ner"].shape == (3, tokens, 5)
+    pair = model(**batch_of(tokenizer, model, [items[1]]))
+    assert_close(output.logits["similarity"][1], pair.logits["similarity"][0], atol=1e-5, rtol=0)
     single = model(**batch_of(tokenizer, model, [items[0]]))
     assert_close(output.logits["ner"][0, : len(items[0]["input_ids"])], single.logits["ner"][0], atol=1e-5, rtol=1e-4)
 

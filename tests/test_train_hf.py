@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 
 import evaluate_hf
 import train_hf
@@ -88,7 +89,16 @@ def test_a_run_writes_model_results_protocol_and_plots(trained: Path) -> None:
     names = {path.name for path in trained.iterdir()}
     assert {"model.safetensors", "config.json", "tokenizer.json", "modeling_multitask.py", "all_results.json"} <= names
     assert {"curves.png", "confusion_topic.png", "confusion_entities.png"} <= names
-    assert not [path for path in trained.glob("*") if path.suffix in (".bin", ".pkl")]
+    pickled = {path.name for path in trained.glob("*") if path.suffix in (".bin", ".pkl", ".pt", ".pth")}
+    assert pickled == {"training_args.bin"}, "Trainer writes that one; nothing of ours is pickled"
+
+
+def test_the_card_is_filled_from_the_run(trained: Path) -> None:
+    """Every field of the template is there, the scores are those of the result file, and the Hub's parser reads it."""
+    card = ModelCard.load(trained / "README.md")
+    assert card.data.library_name == "transformers" and "sentence-similarity" in card.data.tags
+    assert f"accuracy {results(trained, 'test')['test_topic_accuracy']:.4f}" in card.text
+    assert "{{" not in card.text and "| anchor | feature-extraction | - | builtin:sentiment | 32 |" in card.text
 
 
 def test_the_frozen_teacher_is_the_encoder_before_training(trained: Path) -> None:
