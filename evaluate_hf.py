@@ -10,9 +10,10 @@ to `--output_dir` (default: `<model>/evaluation`). Labels are matched by name to
 import argparse
 import logging
 
+import torch
 from transformers import AutoTokenizer, Trainer, TrainingArguments
 
-from arguments_multitask import SPLITS, find_bf16, parse_arguments
+from arguments_multitask import SPLITS, parse_arguments
 from data_collator import MultiTaskDataCollator
 from modeling_multitask import MultiTaskModel
 from task_data import load_tasks
@@ -64,7 +65,7 @@ def main(argv: list[str] | None = None) -> None:
         output_dir=output_dir,
         per_device_eval_batch_size=given.batch_size,
         bf16=given.bf16,
-        use_cpu=find_bf16(use_cpu=True)[0] and given.bf16,
+        use_cpu=not torch.accelerator.is_available(),  # else bf16 and pinned memory are taken for a GPU's
         label_names=["labels"],
         report_to="none",
     )
