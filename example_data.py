@@ -41,6 +41,7 @@ ENTITY_TYPES = ("PER", "ORG", "LOC", "DATE")
 ENTITY_TAGS = ("O", *(f"{prefix}-{entity}" for entity in ENTITY_TYPES for prefix in "BI"))
 
 OPENER_SHARE, ASIDE_SHARE, LOWER_CASE_SHARE, NEGATION_SHARE = 0.3, 0.3, 0.125, 0.15
+NAMELESS_SHARE = 0.25  # of the entity rows: sentences of the other tasks, without any name or date
 
 
 @dataclass(frozen=True)
@@ -830,6 +831,7 @@ ENDINGS = {
     "informational": (".", ".", ".", ".", ".", ""),
 }
 PLAIN_ENDINGS = (".", ".", ".", "", "!")
+NAME_WORDS = frozenset(re.findall(r"[A-Z]\w+", " ".join(WORDS.values())))
 
 README = """# Example data
 
@@ -948,8 +950,24 @@ def topic_sentiment_row(index: int, split: str, rng: random.Random) -> Row:
     return {"text": text, "topic": topic, "sentiment": sentiment}
 
 
+def nameless_sentence(split: str, rng: random.Random) -> list[str]:
+    """The tokens of a sentence of another task that holds no name, date or number.
+
+    Without such rows a model sees names wherever it meets a sentence that is not built like those of the templates.
+    """
+    while True:
+        make_row = rng.choice((topic_row, sentence_type_row, sentiment_row))
+        tokens = re.findall(r"\w+(?:['’-]\w+)*|[^\w\s]", make_row(rng.randrange(len(TOPICS)), split, rng)["text"])
+        is_plain = tokens[0] not in NAME_WORDS and not any(re.search(r"[A-Z0-9]", token) for token in tokens[1:])
+        if is_plain:
+            return tokens
+
+
 def entities_row(index: int, split: str, rng: random.Random) -> Row:
     """One tokenised sentence with a BIO tag for every token."""
+    if rng.random() < NAMELESS_SHARE:
+        nameless = nameless_sentence(split, rng)
+        return {"tokens": nameless, "ner_tags": ["O"] * len(nameless)}
     tokens: list[str] = []
     tags: list[str] = []
     for piece in rng.choice(ENTITIES.of(split)).split():
