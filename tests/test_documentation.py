@@ -1,6 +1,7 @@
 """The documents tell the truth: README blocks and recipes run, `--help` works, the recipe table names every field."""
 
 import dataclasses
+import json
 import re
 import subprocess
 import sys
@@ -78,3 +79,17 @@ def test_the_readmes_python_runs_on_the_quickstart_model(tmp_path: Path) -> None
     done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[:2] == ["(2, 384)", "Weather"]
+
+
+@pytest.mark.parametrize(
+    "path", sorted((REPOSITORY / "benchmarks" / "results").glob("*.json")), ids=lambda path: path.stem
+)
+def test_the_readmes_figures_are_those_of_the_results_files(path: Path) -> None:
+    """The mean of every scored task's primary metric stands in the README, rounded as it is there."""
+    report = json.loads(path.read_text())
+    readme = (REPOSITORY / "README.md").read_text()
+    primaries = ("accuracy", "f1", "spearman")
+    for name in report["runs"][0]["protocol"]:
+        keys = [f"test_{name}_{metric}" for metric in primaries if f"test_{name}_{metric}" in report["summary"]]
+        assert f"{report['summary'][keys[0]]['mean']:.4f}" in readme, keys[0]
+    assert f"{len(report['runs'])} seed" in readme and report["hardware"]["cpu"] in readme
