@@ -29,6 +29,8 @@ TASKS: dict[str, Any] = {
 
 READER = """
 import importlib.util, json, sys
+# `make install` installs the project editable, by a finder on the import path; this process must do without it
+sys.meta_path[:] = [f for f in sys.meta_path if not getattr(f, "__module__", "").startswith("__editable__")]
 import numpy as np, torch
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoModelForTokenClassification

@@ -41,6 +41,8 @@ sample_texts: [Maria flew to Oslo.]
 
 LOAD = """
 import json, sys
+# `make install` installs the project editable, by a finder on the import path; this process must do without it
+sys.meta_path[:] = [f for f in sys.meta_path if not getattr(f, "__module__", "").startswith("__editable__")]
 from safetensors.torch import save_file
 from transformers import AutoModel, AutoTokenizer
 folder, out = sys.argv[1:]
