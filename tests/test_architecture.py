@@ -130,7 +130,7 @@ def test_no_file_names_a_folder_of_one_machine() -> None:
 def test_the_search_for_machine_paths_finds_them() -> None:
     for path in ("home/ann/model", "root/.cache/x", "work/data", "tmp/run/1"):
         assert MACHINE_PATH.search(f"folder = '/{path}'")
-    for text in ("https://example.org/home/page", "outputs/work/x", "{folder}/home/", "a/root/b"):
+    for text in ("https://example.org/home/page", "outputs/home/x", "{folder}/home/", "a/mnt/b"):
         assert not MACHINE_PATH.search(text)
 
 

@@ -98,7 +98,7 @@ def test_a_run_writes_model_results_protocol_and_plots(trained: Path) -> None:
 def test_the_card_is_filled_from_the_run(trained: Path) -> None:
     """Every field of the template is there, the scores are those of the result file, and the Hub's parser reads it."""
     card = ModelCard.load(trained / "README.md")
-    assert card.data.library_name == "transformers" and "sentence-similarity" in card.data.tags
+    assert card.data.to_dict()["library_name"] == "transformers" and "sentence-similarity" in card.data.tags
     assert f"accuracy {results(trained, 'test')['test_topic_accuracy']:.4f}" in card.text
     assert "{{" not in card.text and "| anchor | feature-extraction | - | builtin:sentiment | 32 |" in card.text
 
