@@ -19,6 +19,7 @@ from transformers import AutoTokenizer, set_seed
 from arguments_multitask import DataArguments, ModelArguments, MultiTaskTrainingArguments, parse_arguments
 from data_collator import MultiTaskDataCollator
 from encoder_source import find_encoder
+from fast_dropout import use_fast_dropout
 from modeling_multitask import MultiTaskModel
 from task_data import LoadedTask, load_tasks
 from task_features import TaskFeatures, build_features
@@ -110,6 +111,8 @@ def main(argv: list[str] | None = None) -> None:
     with args.main_process_first(desc="reading data"):
         loaded = load_tasks(data_args.tasks, data_args.data_root, args.seed, data_args.offline)
     model, tokenizer = build_model(model_args, loaded, data_args.offline)
+    if args.device.type == "cpu":
+        use_fast_dropout(model)
     with args.main_process_first(desc="tokenising"):
         features = build_features(
             loaded, tokenizer, model.max_length(tokenizer), embed=partial(model.encode, tokenizer=tokenizer)

@@ -1,0 +1,101 @@
+"""Cheaper dropout on a CPU: masks from whole random words, in the modules and inside attention.
+
+PyTorch draws one random number an element. Here one draw of 64 random bits decides four elements, and the mask is one
+multiplication. On a CPU, where the encoder's dropout is a quarter of a training step, this is what makes it cheap; on a
+GPU it is not, and nothing is replaced there. It changes no parameter, no name and no file: only how masks are drawn.
+
+    use_fast_dropout(model)     # before training
+"""
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.masking_utils import eager_mask
+
+ATTENTION = "eager_fast_dropout"
+"""Name of the attention function below among those of transformers."""
+LEVELS = 2**16
+"""A probability is met to within 1 / (2 * LEVELS)."""
+
+
+def dropout_factors(like: Tensor, probability: float) -> Tensor:
+    """Zero with a probability, else what keeps the mean: 1 / (1 - probability). Shape and dtype of `like`.
+
+    The random numbers come from PyTorch's default CPU generator, so that seeds, checkpoints' random states and
+    activation checkpointing hold as they do for `nn.Dropout`.
+
+    Args:
+        like (Tensor): Any shape, on the CPU.
+        probability (float): 0 to 1, rounded to a multiple of 1 / `LEVELS`.
+    """
+    dropped = round(probability * LEVELS)
+    if dropped == LEVELS:
+        return torch.zeros_like(like)
+    words = torch.empty(-(-like.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+    levels = words.view(torch.int16)[: like.numel()].view(like.shape)
+    return (levels >= dropped - LEVELS // 2).to(like.dtype).mul_(LEVELS / (LEVELS - dropped))
+
+
+class FastDropout(nn.Dropout):
+    """`nn.Dropout` with the masks of `dropout_factors`; on other devices than the CPU the stock one."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Elements zeroed with probability `p` in training, the others divided by 1 - p. Any shape."""
+        if input.device.type != "cpu":
+            return super().forward(input)
+        return input * dropout_factors(input, self.p) if self.training and self.p else input
+
+
+def eager_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **kwargs: object,
+) -> tuple[Tensor, Tensor]:
+    """Scaled dot-product attention in plain products, its dropout from `dropout_factors`.
+
+    On a CPU in bfloat16 it is also faster than PyTorch's fused attention, whose backward pass is slow there.
+
+    Args:
+        module (nn.Module): The attention layer; in evaluation mode nothing is dropped.
+        query (Tensor): Shape (batch, heads, tokens, features); `key` and `value` alike.
+        key (Tensor): See `query`.
+        value (Tensor): See `query`.
+        attention_mask (Tensor): Added to the scores: 0, or the dtype's minimum. Shape (batch, 1, tokens, tokens).
+        scaling (float): Factor of the scores. Default: features ** -0.5.
+        dropout (float): Probability.
+        kwargs: What other attention functions read, and this one does not.
+
+    Returns:
+        Shape (batch, tokens, heads, features), and the attention weights (batch, heads, tokens, tokens).
+    """
+    scores = torch.matmul(query * (scaling or query.shape[-1] ** -0.5), key.transpose(2, 3))
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = scores.softmax(dim=-1)
+    if dropout and module.training:
+        weights = weights * dropout_factors(weights, dropout)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+
+
+AttentionInterface.register(ATTENTION, eager_attention)
+AttentionMaskInterface.register(ATTENTION, eager_mask)
+
+
+def use_fast_dropout(model: PreTrainedModel) -> None:
+    """Let every `nn.Dropout` of a model, and its encoder's attention where it can be exchanged, draw its masks cheaply.
+
+    Encoders with an attention of their own (MPNet, DeBERTa) keep it; its dropout modules are replaced like all others.
+    The choice is not saved: a reloaded model has PyTorch's own.
+    """
+    for module in model.modules():
+        for name, child in module.named_children():
+            if type(child) is nn.Dropout:
+                setattr(module, name, FastDropout(child.p).train(child.training))
+    encoder = model.encoder
+    if encoder._supports_attention_backend and encoder.config._attn_implementation == "sdpa":
+        encoder.set_attn_implementation(ATTENTION)
