@@ -44,8 +44,10 @@ test: lint ## lint and the default tests: offline, on the CPU, at most five minu
 test-all: lint ## lint and all tests; those on published data read the folder MULTITASK_DATA
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS) -m "" -rs
 
-bench: $(INSTALLED) ## run every script in benchmarks/
-	set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+bench: $(INSTALLED) ## train the published recipes on the folder MULTITASK_DATA (hours) and write benchmarks/results
+	@test -n "$(MULTITASK_DATA)" || { echo "Name the folder of the data sets: make bench MULTITASK_DATA=/path"; exit 1; }
+	set -e; for recipe in news_entities sentiment_entities six_tasks; do \
+		$(BIN)/python benchmarks/recipe_results.py recipes/$$recipe.yaml --data_root "$(MULTITASK_DATA)"; done
 
 clean: ## remove caches and build products; .venv and outputs stay
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
