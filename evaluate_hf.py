@@ -47,7 +47,8 @@ def main(argv: list[str] | None = None) -> None:
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     output_dir = given.output_dir or f"{given.model}/evaluation"
     model = MultiTaskModel.from_pretrained(given.model, local_files_only=given.offline)
-    tokenizer = AutoTokenizer.from_pretrained(given.model, local_files_only=given.offline)
+    # with the config at hand it does not ask whether the folder's code may run
+    tokenizer = AutoTokenizer.from_pretrained(given.model, config=model.config, local_files_only=given.offline)
 
     recipe = [given.data, "--output_dir", output_dir, *(["--nano"] if given.nano else [])]
     _, data_args, _ = parse_arguments(recipe)

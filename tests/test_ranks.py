@@ -28,8 +28,8 @@ import train_hf
 REPOSITORY = Path(__file__).resolve().parent.parent
 CONFIGS = sorted((REPOSITORY / "accelerate_configs").glob("*.yaml"))
 CPU = "accelerate_configs/cpu_2_processes.yaml"
-SECONDS = 300
-"""After which a run counts as stalled; each takes a tenth of that."""
+SECONDS = 600
+"""After which a run counts as stalled; on an idle core each takes a twentieth of that."""
 
 RECIPE = """
 encoder: {encoder}
@@ -229,10 +229,12 @@ def test_evaluation_does_not_depend_on_the_number_of_ranks(tmp_path: Path, proce
 def test_evaluating_a_saved_model_on_two_processes_repeats_the_scores_of_one(
     one_process: Path, recipe: Path, tmp_path: Path
 ) -> None:
-    """`evaluate_hf.py`: scores and losses, one table, one result file."""
+    """`evaluate_hf.py`: scores and losses, one table, one result file, no question whether code may run."""
     options = [str(one_process), "--data", str(recipe), "--batch_size", "8"]
     evaluate_hf.main([*options, "--output_dir", str(tmp_path / "one")])
     done = launch("evaluate_hf.py", *options, "--output_dir", tmp_path / "two")
     assert done.stdout.count("mean score") == 1
-    assert results(tmp_path / "two") == pytest.approx(results(tmp_path / "one"), abs=1e-6)
+    assert "run the custom code" not in done.stdout
+    # exact in the test above; float32 and other padding may exchange two neighbours in a rank correlation
+    assert results(tmp_path / "two") == pytest.approx(results(tmp_path / "one"), abs=1e-3)
     assert results(tmp_path / "two")["test_similarity_rows"] == 37
