@@ -239,6 +239,7 @@ class MultiTaskConfig(PretrainedConfig):
         "sentence_embedding",
         "task_losses",
         "task_items",
+        "item_losses",
         "hidden_states",
         "attentions",
     ]

@@ -4,14 +4,15 @@
     python evaluate_hf.py outputs/news --data recipes/news_entities.yaml --split validation --tasks ner --batch_size 128
 
 Prints the table that training ends with, and writes `<split>_results.json` (scores and protocol) and confusion matrices
-to `--output_dir` (default: `<model>/evaluation`). Labels are matched by name to those of the model.
+to `--output_dir` (default: `<model>/evaluation`). Labels are matched by name to those of the model. Several processes
+(`accelerate launch ... evaluate_hf.py ...`) find the scores of one.
 """
 
 import argparse
 import logging
 
 import torch
-from transformers import AutoTokenizer, Trainer, TrainingArguments
+from transformers import AutoTokenizer, TrainingArguments
 
 from arguments_multitask import SPLITS, parse_arguments
 from data_collator import MultiTaskDataCollator
@@ -20,6 +21,7 @@ from task_data import load_tasks
 from task_features import build_features
 from task_metrics import MultiTaskMetrics, preprocess_logits_for_metrics
 from task_report import evaluate_tasks, format_scores, protocol
+from trainer_multitask import MultiTaskTrainer
 
 
 def parse_evaluation(argv: list[str] | None = None) -> argparse.Namespace:
@@ -45,7 +47,8 @@ def main(argv: list[str] | None = None) -> None:
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     output_dir = given.output_dir or f"{given.model}/evaluation"
     model = MultiTaskModel.from_pretrained(given.model, local_files_only=given.offline)
-    tokenizer = AutoTokenizer.from_pretrained(given.model, local_files_only=given.offline)
+    # with the config at hand it does not ask whether the folder's code may run
+    tokenizer = AutoTokenizer.from_pretrained(given.model, config=model.config, local_files_only=given.offline)
 
     recipe = [given.data, "--output_dir", output_dir, *(["--nano"] if given.nano else [])]
     _, data_args, _ = parse_arguments(recipe)
@@ -58,9 +61,6 @@ def main(argv: list[str] | None = None) -> None:
         )
     known_labels = {name: model.config.tasks[name].get("labels", []) for name in names}
     tasks = {name: data_args.tasks[name] for name in names}
-    loaded = load_tasks(tasks, given.data_root, given.seed, given.offline, known_labels=known_labels)
-    features = build_features(loaded, tokenizer, model.max_length(tokenizer), splits=(given.split,))
-
     args = TrainingArguments(
         output_dir=output_dir,
         per_device_eval_batch_size=given.batch_size,
@@ -69,7 +69,10 @@ def main(argv: list[str] | None = None) -> None:
         label_names=["labels"],
         report_to="none",
     )
-    trainer = Trainer(
+    with args.main_process_first(desc="reading and tokenising data"):
+        loaded = load_tasks(tasks, given.data_root, given.seed, given.offline, known_labels=known_labels)
+        features = build_features(loaded, tokenizer, model.max_length(tokenizer), splits=(given.split,))
+    trainer = MultiTaskTrainer(
         model=model,
         args=args,
         data_collator=MultiTaskDataCollator(tokenizer, model.config.tasks),
@@ -80,8 +83,9 @@ def main(argv: list[str] | None = None) -> None:
     metrics = evaluate_tasks(trainer, datasets, output_dir, given.split)
     described = protocol({name: loaded[name] for name in datasets}, datasets, features.notes)
     trainer.save_metrics(given.split, metrics | {f"{given.split}_protocol": described}, combined=False)
-    print(format_scores(model.config.tasks, metrics, given.split))
-    print(f"Results in {output_dir}")
+    if trainer.is_world_process_zero():
+        print(format_scores(model.config.tasks, metrics, given.split))
+        print(f"Results in {output_dir}")
 
 
 if __name__ == "__main__":

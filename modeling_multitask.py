@@ -237,6 +237,7 @@ class MultiTaskOutput(ModelOutput):
             (items, embedding_size).
         task_losses: Task -> mean loss over its items in this batch, before its weight. Scalars, detached.
         task_items: Task -> how many items of this batch carry its label. Scalars, int64.
+        item_losses: Each item's part of the loss, which is their mean. Shape (items,), detached.
         hidden_states: On request, the encoder's layers. Each (items [+ pairs], tokens, hidden_size).
         attentions: On request (eager attention). Each (items [+ pairs], heads, tokens, tokens).
     """
@@ -247,6 +248,7 @@ class MultiTaskOutput(ModelOutput):
     logits: dict[str, Tensor] | None = None
     task_losses: dict[str, Tensor] | None = None
     task_items: dict[str, Tensor] | None = None
+    item_losses: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
 
@@ -410,17 +412,18 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
 
     def multi_task_loss(
         self, logits: dict[str, Tensor], labels: dict[str, Tensor], items: int
-    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        """The batch's loss, each task's own, and the number of its items.
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor], Tensor]:
+        """The batch's loss, each task's own, the number of its items, and each item's part.
 
         loss = sum over items and their tasks of weight * loss / items. The plan's micro-batches all have the same
         number of items, so accumulation and ranks average to the loss of the global batch.
 
         Returns:
-            The loss; task -> mean loss over the task's items (unweighted, detached); task -> number of its items. Tasks
-            without a labelled item in this batch are not among them.
+            The loss; task -> mean loss over the task's items (unweighted, detached); task -> number of its items; each
+            item's weighted losses in sum (items,), detached. Tasks without a labelled item in this batch are not among
+            them.
         """
-        total = torch.zeros((), device=self.device)
+        item_losses = torch.zeros(items, device=self.device)
         task_losses, task_items = {}, {}
         for name, task_labels in labels.items():
             spec = self.config.tasks[name]
@@ -431,10 +434,11 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
             losses = losses_of(spec)(spec, logits[name][rows].float(), task_labels[rows])
             task_losses[name] = losses.mean().detach()
             task_items[name] = rows.sum()
-            total = total + spec["loss"]["weight"] * losses.sum() / items
+            item_losses[rows] += spec["loss"]["weight"] * losses
+        total = item_losses.mean()
         if self.training:
             total = total + self.touch_heads()
-        return total, task_losses, task_items
+        return total, task_losses, task_items, item_losses.detach()
 
     def touch_heads(self) -> Tensor:
         """Zero, through every trainable parameter outside the encoder, so that each has a gradient on every rank.
@@ -492,9 +496,9 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
             name: value[:, :tokens] if self.config.tasks[name]["kind"] == TOKEN_CLASSIFICATION else value
             for name, value in logits.items()
         }
-        loss = task_losses = task_items = None
+        loss = task_losses = task_items = item_losses = None
         if labels is not None:
-            loss, task_losses, task_items = self.multi_task_loss(logits, labels, items)
+            loss, task_losses, task_items, item_losses = self.multi_task_loss(logits, labels, items)
         return MultiTaskOutput(
             loss=loss,
             last_hidden_state=hidden[:items, :tokens],
@@ -502,6 +506,7 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
             logits=logits,
             task_losses=task_losses,
             task_items=task_items,
+            item_losses=item_losses,
             hidden_states=output.get("hidden_states"),
             attentions=output.get("attentions"),
         )

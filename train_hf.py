@@ -1,7 +1,7 @@
 """Command: train one encoder with many heads from a recipe, evaluate it, save it.
 
     python train_hf.py recipes/quickstart.yaml --output_dir outputs/quickstart
-    accelerate launch train_hf.py recipes/news_entities.yaml --data_root DATA --learning_rate 5e-5
+    accelerate launch --config_file accelerate_configs/cpu_2_processes.yaml train_hf.py RECIPE --use_cpu --output_dir X
 
 The folder it writes opens with `AutoModel.from_pretrained(folder, trust_remote_code=True)`. Results stand beside the
 weights (`all_results.json`, `test_results.json`, PNGs). `--dry_run` stops after printing the plan; `--help` lists all.
@@ -100,8 +100,8 @@ def print_plan(notes: list[str], sampling: TaskSamplingDataset, args: MultiTaskT
     print(sampling.plan(args.per_device_train_batch_size), end="\n\n", flush=True)
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Parse, load, train, evaluate, save."""
+def main(argv: list[str] | None = None) -> MultiTaskTrainer | None:
+    """Parse, load, train, evaluate, save; return the trainer as it is at the end (None after a dry run)."""
     model_args, data_args, args = parse_arguments(argv)
     configure_logging(args)
     resume = resume_point(args)
@@ -121,7 +121,7 @@ def main(argv: list[str] | None = None) -> None:
     if is_main:
         print_plan([*data_args.notes, *args.notes, *features.notes], sampling, args)
     if data_args.dry_run:
-        return
+        return None
 
     patience = args.early_stopping_patience
     trainer = MultiTaskTrainer(
@@ -163,6 +163,7 @@ def main(argv: list[str] | None = None) -> None:
         if data_args.sample_texts:
             print(format_answers(data_args.sample_texts, model.predict(data_args.sample_texts, tokenizer)))
         print(f"\nSaved to {args.output_dir}")
+    return trainer
 
 
 if __name__ == "__main__":

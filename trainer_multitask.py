@@ -103,7 +103,8 @@ class MultiTaskTrainer(Trainer):
     Logged in training beside `loss`: `loss_<task>`, the mean over the task's items since the last log, on all ranks,
     before its weight; `share_<task>`, its share (0-1) of the items. Evaluation of `{task: dataset}` adds
     `eval_mean_score` (see `task_metrics.mean_score`) and `eval_loss`, the mean of the tasks' losses; both can be
-    `metric_for_best_model`.
+    `metric_for_best_model`. Evaluation on several ranks gives the metrics, counts and losses of one; only a loss of
+    whole batches (CoSENT) sees the rows that fill up the last batch.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -114,13 +115,18 @@ class MultiTaskTrainer(Trainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
-        """The model's loss; in training the tasks' losses are remembered for the next log."""
+        """The model's loss; in training the tasks' losses are remembered for the next log.
+
+        In evaluation it is the mean over the batch's items on all ranks, without those that fill up the last batch.
+        """
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
         if model.training:
             for name, task_loss in outputs["task_losses"].items():
                 items = outputs["task_items"][name]
                 self._loss_sums[name] += task_loss * items
                 self._item_sums[name] += items
+        else:
+            loss = self.accelerator.gather_for_metrics(outputs["item_losses"]).mean()
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
