@@ -232,7 +232,8 @@ class MultiTaskTrainingArguments(TrainingArguments):
     - Evaluation: `eval_strategy` and `save_strategy` `"epoch"`, `load_best_model_at_end=True`,
       `metric_for_best_model="eval_mean_score"`, `save_total_limit=2`; `greater_is_better` is derived from the metric's
       name (False for `...loss` and `...mse`).
-    - Logs: `logging_steps=20`, `report_to="tensorboard"` where it is installed.
+    - Logs: `logging_steps=20`, `logging_nan_inf_filter=False` (a loss that is not finite is not hidden by an average),
+      `report_to="tensorboard"` where it is installed.
     - Hardware: `bf16` is decided: on where a GPU computes in it, or a CPU with AMX or avx512_bf16. `use_cpu` is set
       where there is no accelerator. `ddp_find_unused_parameters=False`.
 
@@ -259,6 +260,7 @@ class MultiTaskTrainingArguments(TrainingArguments):
     warmup_steps: float = _option("Steps of linear warm-up; below 1, a share of all steps.", 0.06)
     num_train_epochs: float = _option("Epochs: passes over the plan.", 3.0)
     logging_steps: float = _option("Steps between two log lines; below 1, a share of all steps.", 20)
+    logging_nan_inf_filter: bool = _option("Whether a loss that is not finite is left out of the logged mean.", False)
     eval_strategy: str = _option("When to evaluate on validation rows: no, steps or epoch.", "epoch")
     save_strategy: str = _option("When to save a checkpoint: no, steps, epoch or best.", "epoch")
     save_total_limit: int | None = _option("Checkpoints kept, the best among them; null in a recipe keeps all.", 2)

@@ -82,9 +82,16 @@ def decode_classification(spec: dict[str, Any], logits: Tensor, top_k: int | Non
 def continues_word(tokenizer: Any, text: str, offsets: Tensor, word_ids: list[int | None]) -> Tensor:
     """For each token, whether it goes on with the word of the token before it. Shape (tokens,), bool.
 
-    A tokenizer that marks continuations (`##`) knows its words. The others split at white space here, nearly as the
-    stock token-classification pipeline does. That one takes `▁` and a letter's further bytes for words of their own
-    where they share the first character of a word: then a word has several tags.
+    A tokenizer that marks continuations (`##`) knows its words; the others split at white space here. The words are
+    those of the stock token-classification pipeline, but for what it guesses wrongly. There,
+
+    - with `##`: a token goes on if it is not as long as the characters it covers, so that the first token of a word
+      does, too, if the tokenizer dropped a character from inside it (a combining mark, a zero-width character);
+    - without: an unknown token begins a word, even inside one;
+    - without: so does each token that shares its first character with the token before (`▁`, the bytes of a letter),
+      if a space or nothing stands before that character;
+    - without: no word begins after white space that is not a space (line break, tab, no-break space);
+    - a token of nothing but white space is a word; here it is left out (see `item_answers`).
 
     Args:
         tokenizer: A fast tokenizer.

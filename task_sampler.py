@@ -288,6 +288,15 @@ class TaskSamplingDataset(Dataset):
         for start in range(0, len(order), rows):
             yield order[start : start + rows]
 
+    def step_items(self, step: int) -> list[tuple[str, dict[str, Any]]]:
+        """Dataset name and feature of every item of an optimizer step, counted from 0 through all epochs.
+
+        They are in the order of reading: micro-batch by micro-batch, rank 0's before rank 1's.
+        """
+        epoch, place = divmod(step, self.steps_per_epoch)
+        places = self.order(epoch)[place * self.rows_per_step :][: self.rows_per_step]
+        return [(self.names[index], self.datasets[index][int(row)]) for index, row in places.tolist()]
+
     def plan(self, micro_batch_rows: int) -> SamplingPlan:
         """What training will see, in figures.
 

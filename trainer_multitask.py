@@ -24,6 +24,7 @@ from transformers import (
 )
 from transformers.training_args import ParallelMode
 
+from non_finite_guard import NonFiniteGuard
 from task_metrics import mean_score
 from task_sampler import TaskSamplingDataset
 
@@ -100,6 +101,8 @@ class TaskEarlyStopping(EarlyStoppingCallback):
 class MultiTaskTrainer(Trainer):
     """The stock Trainer, with every task's loss in the log, the mean over tasks in the evaluation, and a head rate.
 
+    It stops, on every rank, before a loss or gradient that is not finite changes a weight (`NonFiniteGuard`).
+
     Logged in training beside `loss`: `loss_<task>`, the mean over the task's items since the last log, on all ranks,
     before its weight; `share_<task>`, its share (0-1) of the items. Evaluation of `{task: dataset}` adds
     `eval_mean_score` (see `task_metrics.mean_score`) and `eval_loss`, the mean of the tasks' losses; both can be
@@ -111,6 +114,7 @@ class MultiTaskTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self._loss_sums: dict[str, Any] = defaultdict(float)
         self._item_sums: dict[str, Any] = defaultdict(int)
+        self._guard = NonFiniteGuard(list(self.model.config.tasks), self.accelerator, self.train_dataset)
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any
@@ -121,6 +125,7 @@ class MultiTaskTrainer(Trainer):
         """
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
         if model.training:
+            self._guard.watch(loss, outputs["task_losses"])
             for name, task_loss in outputs["task_losses"].items():
                 items = outputs["task_items"][name]
                 self._loss_sums[name] += task_loss * items
@@ -128,6 +133,16 @@ class MultiTaskTrainer(Trainer):
         else:
             loss = self.accelerator.gather_for_metrics(outputs["item_losses"]).mean()
         return (loss, outputs) if return_outputs else loss
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """The gradient's norm, which Trainer asks for just before the optimizer's step, if it and the loss are finite.
+
+        Raises:
+            FloatingPointError: if they are not; see `NonFiniteGuard`.
+        """
+        grad_norm = super()._get_grad_norm(model, grad_norm)
+        self._guard.check(grad_norm, self.state.global_step)
+        return grad_norm
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, a training log with the tasks' losses and shares added."""

@@ -103,6 +103,18 @@ def gradients(model: Any) -> dict[str, Tensor]:
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
+def assert_same_gradients(model: Any, loss: Tensor, other: Tensor) -> None:
+    """Two losses of one model, which must have no gradients yet, have the same ones."""
+    loss.backward()
+    expected = gradients(model)
+    model.zero_grad()
+    other.backward()
+    found = gradients(model)
+    assert found.keys() == expected.keys() and any(gradient.any() for gradient in found.values())
+    for name, gradient in expected.items():
+        assert_close(found[name], gradient, atol=1e-5, rtol=1e-3, msg=lambda m, name=name: f"{name}: {m}")
+
+
 def mean_cross_entropy(logits: Tensor, classes: Iterable[int]) -> float:
     """Cross-entropy by its definition, in double precision."""
     rows = zip(logits.tolist(), classes, strict=True)
@@ -296,10 +308,10 @@ def test_asking_for_some_tasks_changes_no_answer(tokenizer: PreTrainedTokenizerF
 
 
 @torch.no_grad()
-def test_adding_a_task_leaves_the_others_answers_as_they_were(tokenizer: PreTrainedTokenizerFast):
-    before = new_model()
+def test_adding_a_task_leaves_the_others_answers_as_they_were_to_the_bit(family: str):
+    before, tokenizer = new_model(family), tiny_tokenizer(family)
     extra = {"a_first": {"kind": "text-classification", "labels": ["x", "y"]}}
-    after = new_model(tasks={**TINY_TASKS, **extra}, seed=1)
+    after = new_model(family, {**TINY_TASKS, **extra}, seed=1)
     report = after.load_state_dict(before.state_dict(), strict=False)
     assert sorted(report.missing_keys) == ["heads.a_first.out.bias", "heads.a_first.out.weight"]
     assert not report.unexpected_keys
@@ -386,6 +398,17 @@ def test_similarity_is_the_cosine_of_the_two_embeddings_and_the_same_when_swappe
     assert_close(there.logits["similarity"], back.logits["similarity"], atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("loss", ["mse", "cosent"])
+def test_swapping_the_two_texts_of_every_pair_changes_neither_loss_nor_gradient(family: str, loss: str):
+    tasks = {"similarity": {"kind": "sentence-similarity", "loss": {"name": loss}}}
+    model, tokenizer = new_model(family, tasks, projection_dim=8).train(), tiny_tokenizer(family)
+    pairs = [(TEXTS[0], TEXTS[2], 0.3), (TEXTS[1], TEXTS[3], 0.9), (TEXTS[2], TEXTS[1], 0.5)]
+    there = model(**batch_of(tokenizer, model, [item(tokenizer, a, b, similarity=score) for a, b, score in pairs]))
+    back = model(**batch_of(tokenizer, model, [item(tokenizer, b, a, similarity=score) for a, b, score in pairs]))
+    assert_close(there.loss, back.loss, atol=1e-5, rtol=1e-5)
+    assert_same_gradients(model, there.loss, back.loss)
+
+
 @torch.no_grad()
 def test_every_row_is_an_item_and_an_item_without_a_pair_has_no_similarity(tokenizer: PreTrainedTokenizerFast):
     model = new_model()
@@ -405,11 +428,11 @@ def test_every_row_is_an_item_and_an_item_without_a_pair_has_no_similarity(token
 # Losses
 
 
-def test_a_mixed_batch_loses_what_its_tasks_lose_by_themselves(tokenizer: PreTrainedTokenizerFast):
+def test_a_mixed_batch_loses_and_learns_what_its_tasks_do_by_themselves(family: str):
     tasks = copy.deepcopy(TINY_TASKS)
     for weight, name in enumerate(tasks, start=1):
         tasks[name]["loss"] = {"weight": weight / 2}
-    model = new_model(tasks=tasks)
+    model, tokenizer = new_model(family, tasks).train(), tiny_tokenizer(family)
     items = mixed_items(tokenizer)
     whole = model(**batch_of(tokenizer, model, items))
     by_task = {name: [feature for feature in items if name in feature["labels"]] for name in tasks}
@@ -419,10 +442,11 @@ def test_a_mixed_batch_loses_what_its_tasks_lose_by_themselves(tokenizer: PreTra
         assert whole.task_items[name] == part.task_items[name] == len(by_task[name])
         assert_close(whole.task_losses[name], part.task_losses[name])
         assert_close(part.loss, part.task_losses[name] * tasks[name]["loss"]["weight"])
+    assert_same_gradients(model, len(items) * whole.loss, sum(len(by_task[name]) * parts[name].loss for name in tasks))
 
 
-def test_an_item_with_several_labels_loses_what_its_copies_with_one_label_lose(tokenizer: PreTrainedTokenizerFast):
-    model = new_model()
+def test_an_item_with_several_labels_loses_and_learns_what_its_copies_with_one_label_do(family: str):
+    model, tokenizer = new_model(family).train(), tiny_tokenizer(family)
     labels = [
         {"topic": 1, "ner": 2, "tags": [1.0, 0.0, 1.0, 0.0], "rating": 0.2},
         {"topic": 0, "upos": 1},
@@ -434,6 +458,7 @@ def test_an_item_with_several_labels_loses_what_its_copies_with_one_label_lose(t
     joint, apart = model(**batch_of(tokenizer, model, aligned)), model(**batch_of(tokenizer, model, disjoint))
     assert_close(len(aligned) * joint.loss, len(disjoint) * apart.loss)
     assert {n: int(v) for n, v in joint.task_items.items()} == {n: int(v) for n, v in apart.task_items.items()}
+    assert_same_gradients(model, len(aligned) * joint.loss, len(disjoint) * apart.loss)
 
 
 def test_one_batch_of_eight_and_eight_batches_of_one_accumulate_the_same_gradient(family: str):
@@ -563,12 +588,17 @@ def test_only_labelled_rows_count_and_a_batch_without_labels_loses_nothing(token
 # Gradients
 
 
-def test_a_batch_of_one_task_gives_the_other_heads_a_gradient_of_exactly_zero(tokenizer: PreTrainedTokenizerFast):
-    model = new_model(projection_dim=8).train()
-    model(**batch_of(tokenizer, model, [item(tokenizer, TEXTS[0], ner=1)])).loss.backward()
-    for name, parameter in [*model.heads.named_parameters(), *model.projection.named_parameters()]:
-        assert parameter.grad is not None, f"{name}: DDP waits for a gradient of every parameter"
-        assert parameter.grad.any() == name.startswith("ner."), name
+@pytest.mark.parametrize("name", TINY_TASKS)
+def test_a_batch_of_one_task_gives_the_other_heads_a_gradient_of_exactly_zero(tokenizer, name: str):
+    model = new_model(projection_dim=HIDDEN_SIZE).train()
+    items = [feature for feature in mixed_items(tokenizer) if name in feature["labels"]]
+    model(**batch_of(tokenizer, model, items)).loss.backward()
+    for parameter_name, parameter in model.heads.named_parameters():
+        assert parameter.grad is not None, f"{parameter_name}: DDP waits for a gradient of every parameter"
+        assert parameter.grad.any() == parameter_name.startswith(f"{name}."), parameter_name
+    for parameter in model.projection.parameters():  # token heads do not read it
+        assert parameter.grad is not None
+        assert parameter.grad.any() == (TINY_TASKS[name]["kind"] != "token-classification")
     assert any(parameter.grad is not None and parameter.grad.any() for parameter in model.encoder.parameters())
 
 

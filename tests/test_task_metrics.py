@@ -1,6 +1,8 @@
 """Metrics equal the libraries' own numbers, count only labelled rows, and refuse what cannot be scored."""
 
+import functools
 import math
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -163,6 +165,73 @@ def test_tags_equal_scikit_learn_over_words():
     assert equal(scores["accuracy"], sklearn_metrics.accuracy_score(true[there], predicted[there]))
     assert equal(scores["macro_f1"], sklearn_metrics.f1_score(true[there], predicted[there], average="macro"))
     assert set(scores) == {"accuracy", "macro_f1", "rows"}
+
+
+def random_fixture(task_name, seed):
+    """Predictions and labels of 5 to 60 rows, about a third without a label; few rows miss classes, ties are many."""
+    rng = np.random.default_rng([seed, *task_name.encode()])
+    rows = int(rng.integers(5, 60))
+    absent = rng.random(rows) < 0.33
+    absent[:3] = False
+    if task_name in ("ner", "pos"):
+        predicted, true = random_tags(seed, len(SPECS[task_name]["labels"]), rows)
+        return predicted, np.where(absent[:, None], -100, true)
+    if task_name == "topic":
+        return rng.normal(size=(rows, 4)).astype(np.float32), np.where(absent, -100, rng.integers(0, 4, rows))
+    if task_name in ("genre", "teacher"):
+        labels = rng.integers(0, 2, (rows, 3)) if task_name == "genre" else rng.normal(size=(rows, 3))
+        return rng.normal(size=(rows, 3)), np.where(absent[:, None], np.nan, labels.astype(float))
+    labels = np.where(absent, np.nan, rng.permutation(rows) % 7)
+    return np.round(rng.normal(size=rows), 1) + rng.permutation(rows) / 20, labels
+
+
+def libraries_scores(task_name, predictions, labels):
+    """What scikit-learn, scipy and seqeval say of the labelled rows alone."""
+    there = labels != -100 if labels.dtype == np.int64 else ~np.isnan(labels)
+    f1 = functools.partial(sklearn_metrics.f1_score, zero_division=0)
+    accuracy = sklearn_metrics.accuracy_score
+    if task_name == "ner":
+        pred, true = names_of(BIO_LABELS, predictions, labels)
+        pred, true = ([row for row, kept in zip(rows, there.any(1), strict=True) if kept] for rows in (pred, true))
+        words = [list(chain.from_iterable(rows)) for rows in (true, pred)]
+        options = {"zero_division": 0}
+        return {
+            "f1": entity_f1(true, pred, **options),
+            "precision": entity_precision(true, pred, **options),
+            "recall": entity_recall(true, pred, **options),
+            "strict_f1": entity_f1(true, pred, mode="strict", scheme=IOB2, **options),
+            "word_accuracy": accuracy(*words),
+            "reduced_word_accuracy": accuracy(*[[tag.split("-", 1)[-1] for tag in tags] for tags in words]),
+        }
+    if task_name == "teacher":
+        kept = there.all(1)
+        return {"mean_cosine": cosine_similarity(predictions[kept], labels[kept]).diagonal().mean()}
+    if task_name == "genre":
+        kept = there.all(1)
+        pair = labels[kept].astype(int), (predictions[kept] > 0).astype(int)
+        averages = {"micro_f1": "micro", "macro_f1": "macro"}
+        return {k: f1(*pair, average=v) for k, v in averages.items()} | {"subset_accuracy": accuracy(*pair)}
+    predictions, labels = predictions[there], labels[there]
+    if task_name in ("stars", "sts"):
+        correlations = {"spearman": stats.spearmanr, "pearson": stats.pearsonr}
+        scores = {name: function(labels, predictions).statistic for name, function in correlations.items()}
+        return scores | (
+            {"mse": sklearn_metrics.mean_squared_error(labels, predictions)} if task_name == "stars" else {}
+        )
+    predicted = predictions.argmax(-1) if task_name == "topic" else predictions
+    scores = {"accuracy": accuracy(labels, predicted), "macro_f1": f1(labels, predicted, average="macro")}
+    return scores | ({"matthews": sklearn_metrics.matthews_corrcoef(labels, predicted)} if task_name == "topic" else {})
+
+
+@pytest.mark.parametrize("task_name", SPECS)
+def test_every_metric_of_random_fixtures_with_gaps_is_the_libraries_own(task_name):
+    for seed in range(20):
+        predictions, labels = random_fixture(task_name, seed)
+        scores = score(task_name, predictions, labels)
+        expected = libraries_scores(task_name, predictions, labels)
+        assert scores.keys() - {"rows"} == expected.keys()
+        for name, value in expected.items():
+            assert equal(scores[name], value), (seed, name)
 
 
 def test_classification_worked_example():

@@ -1,20 +1,24 @@
 """The stock Trainer works, each task is in the log; resuming, accumulation and checkpointing change nothing."""
 
 import math
+import time
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import transformers
-from tiny_models import HIDDEN_SIZE, TINY_TASKS, tiny_encoder, tiny_tokenizer
+from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
+from tiny_models import HIDDEN_SIZE, TINY_TASKS, WORDS, tiny_encoder, tiny_tokenizer
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.testing_utils import CaptureLogger
 
-from arguments_multitask import MultiTaskTrainingArguments
+from arguments_multitask import MultiTaskTrainingArguments, TaskArguments
 from configuration_multitask import MultiTaskConfig
 from data_collator import MultiTaskDataCollator
 from modeling_multitask import MultiTaskModel
+from task_data import load_tasks
+from task_features import build_features
 from task_metrics import MultiTaskMetrics, preprocess_logits_for_metrics, primary_metric
 from task_sampler import TaskSamplingDataset
 from trainer_multitask import MultiTaskTrainer, SamplingGuard, TaskEarlyStopping, parameter_groups
@@ -143,8 +147,9 @@ def largest_difference(first, second):
 
 @pytest.mark.parametrize("trainer_class", [transformers.Trainer, MultiTaskTrainer])
 def test_four_nonsense_examples_of_every_task_are_learned_by_heart(tmp_path, trainer_class):
-    """Every kind of task, in mixed batches, with the untouched Trainer as well as ours."""
+    """Every kind of task, in mixed batches, with the untouched Trainer as well as ours, in 20 s of computing."""
     data = data_of(TINY_TASKS, 4)
+    start = time.process_time()
     sampling = TaskSamplingDataset(data, "uniform", rows_per_step=14, num_epochs=60)
     options = {"num_train_epochs": 60, "learning_rate": 5e-3, "logging_steps": 50}
     args = arguments(tmp_path, per_device_train_batch_size=14, **options)
@@ -155,6 +160,7 @@ def test_four_nonsense_examples_of_every_task_are_learned_by_heart(tmp_path, tra
         assert metrics[f"eval_{name}_{primary_metric(spec)}"] > 0.95, name
         assert metrics[f"eval_{name}_loss"] < 0.05, name
     assert ("eval_mean_score" in metrics) == (trainer_class is MultiTaskTrainer)
+    assert time.process_time() - start < 20
 
 
 def test_the_stock_trainer_and_ours_make_the_same_weights(tmp_path):
@@ -272,6 +278,46 @@ def test_evaluation_of_a_plain_dataset_or_without_metrics_has_no_mean_score(tmp_
     metrics = trainer.evaluate()
     assert "eval_loss" in metrics
     assert "eval_mean_score" not in metrics
+
+
+LABELS = {"topic": ["Sports", "Technology", "Weather"], "ner": TINY_TASKS["ner"]["labels"]}
+
+
+def labelled_folder(folder, labels):
+    """A saved dataset of random classes and tags, always the same ones by name; their numbers follow `labels`."""
+    generator = np.random.default_rng(3)
+    words = [generator.choice(WORDS, 6).tolist() for _ in range(24)]
+    columns = {
+        "text": [" ".join(row) for row in words],
+        "label": generator.choice(LABELS["topic"], 24).tolist(),
+        "tokens": words,
+        "tags": [generator.choice(LABELS["ner"], 6).tolist() for _ in words],
+    }
+    features = {"label": ClassLabel(names=labels["topic"]), "tags": List(ClassLabel(names=labels["ner"]))}
+    rows = Dataset.from_dict(
+        columns, features=Features({"text": Value("string"), "tokens": List(Value("string")), **features})
+    )
+    DatasetDict(validation=rows).save_to_disk(folder)
+    return str(folder)
+
+
+def test_labels_given_in_another_order_of_names_give_identical_metrics(tmp_path):
+    model = new_model({name: TINY_TASKS[name] for name in LABELS})
+    found = []
+    for number, turn in enumerate((slice(None), slice(None, None, -1))):
+        folder = labelled_folder(tmp_path / str(number), {name: names[turn] for name, names in LABELS.items()})
+        tasks = {
+            "topic": TaskArguments(folder, columns={"text": "text", "label": "label"}),
+            "ner": TaskArguments(folder, columns={"tokens": "tokens", "label": "tags"}),
+        }
+        loaded = load_tasks(tasks, offline=True, known_labels=LABELS, splits=("validation",))
+        features = build_features(loaded, tiny_tokenizer("bert"), 64, ("validation",))
+        trainer = new_trainer(arguments(tmp_path), model, None, validation=features.validation)
+        times = ("runtime", "_per_second", "_time")
+        found.append({key: value for key, value in trainer.evaluate().items() if not key.endswith(times)})
+    assert found[0] == found[1]
+    assert 0 < found[0]["eval_topic_accuracy"] < 1 and 0 < found[0]["eval_ner_word_accuracy"] < 1
+    assert found[0]["eval_ner_rows"] == 24
 
 
 # The best model, and stopping early
