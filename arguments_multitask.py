@@ -289,8 +289,7 @@ class MultiTaskTrainingArguments(TrainingArguments):
     )
     overwrite_output: bool = _option("Whether a trained model in --output_dir may be replaced.", False)
     resume_changed_recipe: bool = _option(
-        "Whether to go on from a checkpoint whose recipe was another one; the run then ends elsewhere than the unbroken "
-        "one.",
+        "Whether to go on from a checkpoint of another recipe; the run then ends elsewhere than the unbroken one.",
         False,
     )
     notes: list[str] = field(init=False, default_factory=list)

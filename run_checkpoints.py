@@ -1,4 +1,4 @@
-"""The checkpoints of a run: which are complete, the newest of them, and whether the run that goes on is the one that made it.
+"""The checkpoints of a run: which are complete, the newest of them, and whether their recipe is still the run's.
 
 A checkpoint is marked as incomplete (transformers' own marker) from before its first byte until every rank has written
 its part, and holds the recipe of its run as JSON. So a run that was killed, or whose disk was full, goes on from the
@@ -16,7 +16,7 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 import transformers
@@ -136,7 +136,7 @@ def find_checkpoint(name: str, output_dir: str, world_size: int) -> Path:
             what each lacks, and the way out.
     """
     candidates = list_checkpoints(Path(output_dir)) if name == "last" else [Path(name)]
-    passed_over = []
+    passed_over: list[str] = []
     for folder in candidates:
         problems = checkpoint_problems(folder, _world_size_of(folder, world_size))
         if not problems:
@@ -208,17 +208,13 @@ class SigtermCheckpoint(JITCheckpointCallback):
 
     on_pre_optimizer_step = on_epoch_end = on_step_begin
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Ask for a checkpoint if any rank got the signal."""
         got_signal = torch.tensor(float(self.jit_manager.is_checkpoint_requested), device=args.device)
         self.is_leaving = self.trainer.accelerator.reduce(got_signal, reduction="sum").item() > 0
         control.should_save = control.should_save or self.is_leaving
 
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None | NoReturn:
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Leave, once the checkpoint is complete.
 
         Raises:

@@ -38,7 +38,14 @@ def configure_logging(args: MultiTaskTrainingArguments) -> None:
     if args.log_level == "passive" and args.process_index == 0:
         level = logging.INFO
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
-    for name in ("train_hf", "encoder_source", "modeling_multitask", "run_checkpoints", "task_plots", "trainer_multitask"):
+    for name in (
+        "train_hf",
+        "encoder_source",
+        "modeling_multitask",
+        "run_checkpoints",
+        "task_plots",
+        "trainer_multitask",
+    ):
         logging.getLogger(name).setLevel(level)
     transformers.utils.logging.disable_progress_bar()  # of loading weights; training has its own
 

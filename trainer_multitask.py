@@ -126,6 +126,16 @@ class MultiTaskTrainer(Trainer):
         self._loss_sums: dict[str, Any] = defaultdict(float)
         self._item_sums: dict[str, Any] = defaultdict(int)
 
+    def get_train_dataloader(self) -> Any:
+        """The stock data loader, drawing its workers' seeds from a generator of its own.
+
+        It draws once for every iterator, so not as often with persistent workers as after a resume; from the global
+        generator that would move all later dropout.
+        """
+        loader = super().get_train_dataloader()
+        loader.base_dataloader.generator = torch.Generator().manual_seed(self.args.seed)
+        return loader
+
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
