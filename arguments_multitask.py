@@ -290,6 +290,10 @@ class MultiTaskTrainingArguments(TrainingArguments):
         "Learning rate of everything outside the encoder; unset, --learning_rate."
     )
     overwrite_output: bool = _option("Whether a trained model in --output_dir may be replaced.", False)
+    resume_changed_recipe: bool = _option(
+        "Whether to go on from a checkpoint of another recipe; the run then ends elsewhere than the unbroken one.",
+        False,
+    )
     notes: list[str] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:

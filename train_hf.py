@@ -21,6 +21,7 @@ from data_collator import MultiTaskDataCollator
 from encoder_source import find_encoder
 from fast_dropout import use_fast_dropout
 from modeling_multitask import MultiTaskModel
+from run_checkpoints import check_recipe, describe_run, find_checkpoint
 from task_data import LoadedTask, load_tasks
 from task_features import TaskFeatures, build_features
 from task_metrics import MultiTaskMetrics, preprocess_logits_for_metrics
@@ -38,7 +39,14 @@ def configure_logging(args: MultiTaskTrainingArguments) -> None:
     if args.log_level == "passive" and args.process_index == 0:
         level = logging.INFO
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
-    for name in ("train_hf", "encoder_source", "modeling_multitask", "task_plots", "trainer_multitask"):
+    for name in (
+        "train_hf",
+        "encoder_source",
+        "modeling_multitask",
+        "run_checkpoints",
+        "task_plots",
+        "trainer_multitask",
+    ):
         logging.getLogger(name).setLevel(level)
     transformers.utils.logging.disable_progress_bar()  # of loading weights; training has its own
 
@@ -76,20 +84,52 @@ def build_sampling(
     )
 
 
-def resume_point(args: MultiTaskTrainingArguments) -> str | bool | None:
-    """The checkpoint to go on from: a folder, or True for the last one in `--output_dir`.
+def resume_point(args: MultiTaskTrainingArguments) -> Path | None:
+    """The checkpoint to go on from, if any: the one that is named, or the last complete one in `--output_dir`.
 
     Raises:
-        SystemExit: if training would replace a trained model that nobody said could go.
+        SystemExit: if there is no such checkpoint, it is incomplete, or training would replace a trained model that
+            nobody said could go.
     """
     if args.resume_from_checkpoint:
-        return True if args.resume_from_checkpoint == "last" else args.resume_from_checkpoint
+        try:
+            return find_checkpoint(args.resume_from_checkpoint, args.output_dir, args.world_size)
+        except ValueError as error:
+            raise SystemExit(str(error)) from error
     if (Path(args.output_dir) / "model.safetensors").exists() and not args.overwrite_output:
         raise SystemExit(
             f"{args.output_dir} holds a trained model already. Choose another --output_dir, go on from its last "
             "checkpoint with --resume_from_checkpoint last, or replace it with --overwrite_output."
         )
     return None
+
+
+def describe_recipe(
+    arguments: tuple[ModelArguments, DataArguments, MultiTaskTrainingArguments],
+    model: MultiTaskModel,
+    sampling: TaskSamplingDataset,
+) -> dict[str, Any]:
+    """What decides where this run ends: its arguments, and the labels and the order of rows that they came to."""
+    args = arguments[2]
+    plan = sampling.plan(args.per_device_train_batch_size)
+    facts = {
+        "rows": {task.name: task.rows for task in plan.tasks},
+        "rows_per_step": plan.rows_per_step,
+        "steps_per_epoch": plan.steps_per_epoch,
+        "num_epochs": plan.num_epochs,
+        "order_of_first_epoch": plan.order_hash,
+        "labels": {name: spec.get("labels") for name, spec in model.config.tasks.items()},
+    }
+    return describe_run(arguments, args.world_size, facts)
+
+
+def check_resumed(resume: Path | None, recipe: dict[str, Any], args: MultiTaskTrainingArguments) -> None:
+    """Leave with SystemExit if the run would go on from a checkpoint of another recipe and nobody said it could."""
+    if resume is not None:
+        try:
+            check_recipe(resume, recipe, args.resume_changed_recipe)
+        except ValueError as error:
+            raise SystemExit(str(error)) from error
 
 
 def print_plan(notes: list[str], sampling: TaskSamplingDataset, args: MultiTaskTrainingArguments) -> None:
@@ -120,6 +160,8 @@ def main(argv: list[str] | None = None) -> MultiTaskTrainer | None:
     sampling = build_sampling(features, data_args, args)
     if is_main:
         print_plan([*data_args.notes, *args.notes, *features.notes], sampling, args)
+    recipe = describe_recipe((model_args, data_args, args), model, sampling)
+    check_resumed(resume, recipe, args)
     if data_args.dry_run:
         return None
 
@@ -130,12 +172,13 @@ def main(argv: list[str] | None = None) -> MultiTaskTrainer | None:
         processing_class=tokenizer,
         data_collator=MultiTaskDataCollator(tokenizer, model.config.tasks),
         train_dataset=sampling,
+        recipe=recipe,
         eval_dataset=features.validation,
         compute_metrics=MultiTaskMetrics(model.config.tasks),
         preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         callbacks=[SamplingGuard(sampling), *([TaskEarlyStopping(patience)] if patience else [])],
     )
-    trainer.save_metrics("train", trainer.train(resume).metrics)
+    trainer.save_metrics("train", trainer.train(resume and str(resume)).metrics)
     trainer.save_model()
     trainer.save_state()
     trainer.save_metrics("eval", trainer.evaluate())

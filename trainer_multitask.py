@@ -10,6 +10,8 @@ rate of their own for the heads. Nothing needs it: the stock `Trainer` trains th
 
 import logging
 from collections import defaultdict
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,9 +24,12 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.trainer_jit_checkpoint import JITCheckpointCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.training_args import ParallelMode
 
 from non_finite_guard import NonFiniteGuard
+from run_checkpoints import INCOMPLETE_MARKER, SigtermCheckpoint, marked_incomplete
 from task_metrics import mean_score
 from task_sampler import TaskSamplingDataset
 
@@ -107,14 +112,35 @@ class MultiTaskTrainer(Trainer):
     before its weight; `share_<task>`, its share (0-1) of the items. Evaluation of `{task: dataset}` adds
     `eval_mean_score` (see `task_metrics.mean_score`) and `eval_loss`, the mean of the tasks' losses; both can be
     `metric_for_best_model`. Evaluation on several ranks gives the metrics, counts and losses of one; only a loss of
-    whole batches (CoSENT) sees the rows that fill up the last batch.
+    whole batches (CoSENT) sees the rows that fill up the last batch. Evaluating draws no random number, so that it
+    changes no training step.
+
+    Checkpoints are marked as incomplete until every rank has written its part (see `run_checkpoints`).
+
+    Args:
+        *args: As `Trainer`.
+        recipe (dict): What `run_checkpoints.describe_run` says of this run, written into every checkpoint.
+        **kwargs: As `Trainer`.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any):
+    def __init__(self, *args: Any, recipe: dict[str, Any] | None = None, **kwargs: Any):
         super().__init__(*args, **kwargs)
+        self.recipe = recipe
+        if self.args.enable_jit_checkpoint:
+            self.add_callback(SigtermCheckpoint(self.pop_callback(JITCheckpointCallback)))
         self._loss_sums: dict[str, Any] = defaultdict(float)
         self._item_sums: dict[str, Any] = defaultdict(int)
         self._guard = NonFiniteGuard(list(self.model.config.tasks), self.accelerator, self.train_dataset)
+
+    def get_train_dataloader(self) -> Any:
+        """The stock data loader, drawing its workers' seeds from a generator of its own.
+
+        It draws once for every iterator, so not as often with persistent workers as after a resume; from the global
+        generator that would move all later dropout.
+        """
+        loader = super().get_train_dataloader()
+        loader.base_dataloader.generator = torch.Generator().manual_seed(self.args.seed)
+        return loader
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any
@@ -167,7 +193,8 @@ class MultiTaskTrainer(Trainer):
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """Evaluate; over `{task: dataset}` also the mean over tasks, which callbacks and logs see as any metric."""
-        metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        with torch.random.fork_rng(devices=[]):  # a data loader draws a seed whenever it is read
+            metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         datasets = self.eval_dataset if eval_dataset is None else eval_dataset
         if not isinstance(datasets, dict):
             return metrics
@@ -179,6 +206,22 @@ class MultiTaskTrainer(Trainer):
         self.log(dict(means))
         self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, means)
         return metrics | means
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Save a checkpoint, marked as incomplete from before its first file until after its last."""
+        folder = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        with marked_incomplete(folder, self.recipe) if self.args.should_save else nullcontext():
+            super()._save_checkpoint(model, trial)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Save the rank's random state and wait for the others': older checkpoints are deleted next."""
+        super()._save_rng_state(output_dir)
+        self.accelerator.wait_for_everyone()
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Push without the mark: all files are written, and the upload may read them later."""
+        (Path(checkpoint_folder) / INCOMPLETE_MARKER).unlink(missing_ok=True)
+        super()._push_from_checkpoint(checkpoint_folder)
 
     @staticmethod
     def get_optimizer_cls_and_kwargs(args: TrainingArguments, model: nn.Module | None = None) -> tuple[Any, Any]:
