@@ -18,14 +18,15 @@ from transformers import AutoTokenizer, set_seed
 
 from arguments_multitask import DataArguments, ModelArguments, MultiTaskTrainingArguments, parse_arguments
 from data_collator import MultiTaskDataCollator
-from encoder_source import find_encoder
+from encoder_source import check_vocabulary, find_encoder
+from input_errors import explain_loading, one_line_errors
 from modeling_multitask import MultiTaskModel
-from task_data import LoadedTask, load_tasks
+from task_data import LoadedTask, load_tasks, require_split
 from task_features import TaskFeatures, build_features
 from task_metrics import MultiTaskMetrics, preprocess_logits_for_metrics
 from task_plots import plot_curves
 from task_report import evaluate_tasks, format_answers, format_scores, protocol, write_card
-from task_sampler import TaskSamplingDataset
+from task_sampler import TaskSamplingDataset, check_sampling
 from trainer_multitask import MultiTaskTrainer, SamplingGuard, TaskEarlyStopping
 
 logger = logging.getLogger("train_hf")
@@ -45,17 +46,20 @@ def configure_logging(args: MultiTaskTrainingArguments) -> None:
 def build_model(arguments: ModelArguments, loaded: dict[str, LoadedTask], offline: bool) -> tuple[MultiTaskModel, Any]:
     """The model on its pretrained encoder, heads for the loaded tasks, and the encoder's tokenizer."""
     source = find_encoder(arguments.encoder, offline=offline)
-    model = MultiTaskModel.from_backbone(
-        source.path,
-        tasks={name: task.spec for name, task in loaded.items()},
-        pooling=arguments.pooling,
-        projection_dim=arguments.projection_dim,
-        normalize_embeddings=arguments.normalize_embeddings,
-        head_dropout=arguments.head_dropout,
-        max_seq_length=arguments.max_seq_length,
-        task_name=arguments.task_name,
-    )
-    return model, AutoTokenizer.from_pretrained(source.path)
+    with explain_loading(f"The encoder {arguments.encoder!r}"):
+        model = MultiTaskModel.from_backbone(
+            source.path,
+            tasks={name: task.spec for name, task in loaded.items()},
+            pooling=arguments.pooling,
+            projection_dim=arguments.projection_dim,
+            normalize_embeddings=arguments.normalize_embeddings,
+            head_dropout=arguments.head_dropout,
+            max_seq_length=arguments.max_seq_length,
+            task_name=arguments.task_name,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(source.path, trust_remote_code=False)
+    check_vocabulary(arguments.encoder, tokenizer, model.get_input_embeddings().num_embeddings)
+    return model, tokenizer
 
 
 def build_sampling(
@@ -107,14 +111,19 @@ def main(argv: list[str] | None = None) -> None:
     set_seed(args.seed)
     is_main = args.process_index == 0
 
-    with args.main_process_first(desc="reading data"):
-        loaded = load_tasks(data_args.tasks, data_args.data_root, args.seed, data_args.offline)
-    model, tokenizer = build_model(model_args, loaded, data_args.offline)
-    with args.main_process_first(desc="tokenising"):
-        features = build_features(
-            loaded, tokenizer, model.max_length(tokenizer), embed=partial(model.encode, tokenizer=tokenizer)
+    with one_line_errors("train_hf.py"):
+        check_sampling(
+            data_args.sampling_strategy, data_args.grouping, data_args.sampling_temperature, data_args.sampling_cap
         )
-    sampling = build_sampling(features, data_args, args)
+        with args.main_process_first(desc="reading data"):
+            loaded = load_tasks(data_args.tasks, data_args.data_root, args.seed, data_args.offline)
+        require_split(loaded, "validation")
+        model, tokenizer = build_model(model_args, loaded, data_args.offline)
+        with args.main_process_first(desc="tokenising"):
+            features = build_features(
+                loaded, tokenizer, model.max_length(tokenizer), embed=partial(model.encode, tokenizer=tokenizer)
+            )
+        sampling = build_sampling(features, data_args, args)
     if is_main:
         print_plan([*data_args.notes, *args.notes, *features.notes], sampling, args)
     if data_args.dry_run:

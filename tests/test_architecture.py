@@ -21,6 +21,7 @@ LIBRARY: dict[str, set[str]] = {
     "data_collator": {"configuration_multitask"},
     "arguments_multitask": {"configuration_multitask"},
     "example_data": {"configuration_multitask"},
+    "input_errors": set(),
     "encoder_source": {"configuration_multitask"},
     "task_sources": {"configuration_multitask", "arguments_multitask", "example_data"},
     "task_schema": {"configuration_multitask", "arguments_multitask"},
