@@ -467,7 +467,9 @@ def read_yaml(text: str, where: str) -> Any:
     """
     try:
         return yaml.load(text, Loader=RecipeLoader)
-    except yaml.YAMLError as error:
+    except (
+        Exception
+    ) as error:  # a YAMLError, or Python's own error for a wrong explicit tag (`!!int x`, `!!timestamp x`)
         raise ValueError(f"{where} is not valid YAML: {error}") from error
 
 

@@ -107,7 +107,13 @@ def data_root_folder(task_name: str, task: TaskArguments, data_root: str) -> Pat
             f"Task {task_name!r}: `name` must be the plain name of a folder below data_root; got {name!r}. Write a "
             "name without slashes; for a folder elsewhere, write its path as `dataset`."
         )
-    return root / name
+    folder = root / name
+    if folder.is_symlink() and not folder.resolve().is_relative_to(root.resolve()):
+        raise ValueError(
+            f"Task {task_name!r}: {name!r} is a link out of data_root, to {folder.resolve()}. Copy the folder, or "
+            "write its path as `dataset`."
+        )
+    return folder
 
 
 def read_builtin(task_name: str, dataset: str) -> Source:
