@@ -473,7 +473,9 @@ def read_yaml(text: str, where: str) -> Any:
     """
     try:
         return yaml.load(text, Loader=RecipeLoader)
-    except yaml.YAMLError as error:
+    except (
+        Exception
+    ) as error:  # a YAMLError, or Python's own error for a wrong explicit tag (`!!int x`, `!!timestamp x`)
         raise ValueError(f"{where} is not valid YAML: {error}") from error
 
 
@@ -488,7 +490,11 @@ def read_recipe(path: str) -> dict[str, Any]:
         siblings = sorted(str(one) for one in file.parent.glob("*.yaml"))
         listed = f" In its folder are: {', '.join(siblings)}." if siblings else ""
         raise ValueError(f"There is no recipe {path!r}; the first argument must be a YAML file.{listed}")
-    recipe = read_yaml(file.read_text(encoding="utf-8"), path)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} must be text in UTF-8: {error}. Save it again as UTF-8.") from error
+    recipe = read_yaml(text, path)
     if not isinstance(recipe, dict):
         raise ValueError(f"A recipe is a mapping from argument to value; {path} holds {type(recipe).__name__}.")
     for key in recipe:
@@ -681,6 +687,12 @@ def _parse(
     model_args, data_args, training_args, _ = parser.parse_args_into_dataclasses(
         [*recipe_words, *words], look_for_args_file=False
     )
+    if model_args.task_name is not None and model_args.task_name not in data_args.tasks:
+        known = ", ".join(data_args.tasks)
+        raise ValueError(
+            f"task_name must be one of the run's tasks ({known}); got {model_args.task_name!r}."
+            f"{nearest_name(model_args.task_name, data_args.tasks)}"
+        )
     if given.nano:
         rows = ", ".join(f"{rows} {split}" for split, rows in NANO_ROWS.items())
         data_args.notes.append(f"nano: at most {rows} rows a task and 1 epoch, unless the command line says otherwise.")

@@ -47,6 +47,9 @@ LOSS_FIELDS = {
     SENTENCE_SIMILARITY: frozenset({"weight", "name", "scale"}),
     FEATURE_EXTRACTION: frozenset({"weight"}),
 }
+LONGEST_TASK_NAME = 60
+"""Characters: 240 bytes at most, so that `confusion_<task>.png` fits into the 255 of a file name."""
+
 RESERVED_TASK_NAMES = frozenset({"mean", "train", "eval", "test", "sentence_embedding"})
 # nn.ModuleDict refuses a key that is already one of its attributes; this file imports no torch, so they are named here.
 MODULE_ATTRIBUTES = frozenset(
@@ -100,6 +103,11 @@ def check_task_name(name: Any) -> None:
         raise ValueError(
             f"A task name becomes a module name, so it must be letters, digits, '_' or '-', not starting with a digit "
             f"and no Python keyword; got {name!r}. Rename the task."
+        )
+    if len(name) > LONGEST_TASK_NAME:
+        raise ValueError(
+            f"A task name becomes part of file names, so it has at most {LONGEST_TASK_NAME} characters; "
+            f"{name[:20]!r}... has {len(name)}. Rename the task."
         )
     if name in RESERVED_TASK_NAMES or name in MODULE_ATTRIBUTES:
         raise ValueError(

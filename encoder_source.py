@@ -17,6 +17,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import HfApi, is_offline_mode, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError, HTTPError, LocalEntryNotFoundError
@@ -149,6 +150,29 @@ def describe_weights(file_names: list[str]) -> str:
         f"it has only pickled weights ({', '.join(pickles)}), which can run code when they are opened. If you trust "
         f"them, convert them: AutoModel.from_pretrained(folder).save_pretrained(new_folder) writes {WEIGHTS_FILE}."
     )
+
+
+def check_vocabulary(name: str, tokenizer: Any, embedded: int) -> None:
+    """Raise ValueError unless a tokenizer has words, and the model embeds each of its tokens.
+
+    Without its files transformers makes a tokenizer that knows special tokens alone: every text would be `[UNK]`.
+
+    Args:
+        name (str): The model's folder or Hub id, for the message.
+        tokenizer: The tokenizer that was opened there.
+        embedded (int): Rows of the model's token embeddings.
+    """
+    tokens = len(tokenizer)
+    if tokens <= len(tokenizer.all_special_tokens):
+        raise ValueError(
+            f"A model needs its tokenizer; {name!r} has none (no tokenizer.json or vocabulary, only {tokens} special "
+            "tokens). Copy the tokenizer's files into the folder."
+        )
+    if tokens > embedded:
+        raise ValueError(
+            f"A model embeds every token of its tokenizer; {name!r} embeds {embedded}, but its tokenizer has {tokens}. "
+            "Put the tokenizer that belongs to the weights into the folder."
+        )
 
 
 def check_hub_id(name: str) -> None:

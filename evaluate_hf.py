@@ -10,14 +10,18 @@ to `--output_dir` (default: `<model>/evaluation`). Labels are matched by name to
 
 import argparse
 import logging
+from typing import Any
 
 import torch
 from transformers import AutoTokenizer, TrainingArguments
 
 from arguments_multitask import SPLITS, parse_arguments
+from configuration_multitask import MultiTaskConfig
 from data_collator import MultiTaskDataCollator
-from modeling_multitask import MultiTaskModel
-from task_data import load_tasks
+from encoder_source import check_vocabulary
+from input_errors import explain_loading, one_line_errors
+from modeling_multitask import MultiTaskModel, refuse_missing_weights
+from task_data import load_tasks, require_split
 from task_features import build_features
 from task_metrics import MultiTaskMetrics, preprocess_logits_for_metrics
 from task_report import evaluate_tasks, format_scores, protocol
@@ -32,7 +36,7 @@ def parse_evaluation(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data_root", help="Folder whose DIR/<name> is read in place of the Hub where it is there.")
     parser.add_argument("--split", default="test", choices=SPLITS, help="Split to score (default: test).")
     parser.add_argument("--tasks", nargs="+", help="Tasks to score (default: those of the model that have the split).")
-    parser.add_argument("--batch_size", type=int, default=64, help="Items a batch on one device (default: 64).")
+    parser.add_argument("--batch_size", type=positive, default=64, help="Items a batch on one device (default: 64).")
     parser.add_argument("--bf16", action="store_true", help="Compute in bf16 mixed precision (default: float32).")
     parser.add_argument("--nano", action="store_true", help="At most 64 rows a task.")
     parser.add_argument("--seed", type=int, default=42, help="Seed of a validation split cut from train (default: 42).")
@@ -41,26 +45,44 @@ def parse_evaluation(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def positive(word: str) -> int:
+    """A whole number of at least 1."""
+    number = int(word)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1; got {number}.")
+    return number
+
+
+def open_model(name: str, offline: bool) -> tuple[MultiTaskModel, Any]:
+    """The saved model and its tokenizer.
+
+    Raises:
+        ValueError: for what is no folder or Hub id of a multi-task model with its weights as safetensors.
+    """
+    with explain_loading(f"The model {name!r}"):
+        kind = MultiTaskConfig.get_config_dict(name, local_files_only=offline)[0].get("model_type")
+        if kind != MultiTaskConfig.model_type:
+            found = f"is a {kind}" if kind else "has no config.json with a model_type"
+            raise ValueError(f"A saved multi-task model is needed; {name!r} {found}. Give a folder of train_hf.py.")
+        model, report = MultiTaskModel.from_pretrained(
+            name, local_files_only=offline, use_safetensors=True, output_loading_info=True
+        )
+        # with the config at hand it does not ask whether the folder's code may run
+        tokenizer = AutoTokenizer.from_pretrained(
+            name, config=model.config, local_files_only=offline, trust_remote_code=False
+        )
+    refuse_missing_weights(name, report["missing_keys"])
+    check_vocabulary(name, tokenizer, model.get_input_embeddings().num_embeddings)
+    return model, tokenizer
+
+
 def main(argv: list[str] | None = None) -> None:
     """Parse, load, score, report."""
     given = parse_evaluation(argv)
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     output_dir = given.output_dir or f"{given.model}/evaluation"
-    model = MultiTaskModel.from_pretrained(given.model, local_files_only=given.offline)
-    # with the config at hand it does not ask whether the folder's code may run
-    tokenizer = AutoTokenizer.from_pretrained(given.model, config=model.config, local_files_only=given.offline)
-
     recipe = [given.data, "--output_dir", output_dir, *(["--nano"] if given.nano else [])]
     _, data_args, _ = parse_arguments(recipe)
-    names = given.tasks or [name for name in data_args.tasks if name in model.config.tasks]
-    unknown = [name for name in names if name not in data_args.tasks or name not in model.config.tasks]
-    if unknown or not names:
-        raise SystemExit(
-            f"Tasks {unknown or names} cannot be scored: the model has {', '.join(model.config.tasks)}; the recipe has "
-            f"{', '.join(data_args.tasks)}."
-        )
-    known_labels = {name: model.config.tasks[name].get("labels", []) for name in names}
-    tasks = {name: data_args.tasks[name] for name in names}
     args = TrainingArguments(
         output_dir=output_dir,
         per_device_eval_batch_size=given.batch_size,
@@ -69,9 +91,21 @@ def main(argv: list[str] | None = None) -> None:
         label_names=["labels"],
         report_to="none",
     )
-    with args.main_process_first(desc="reading and tokenising data"):
-        loaded = load_tasks(tasks, given.data_root, given.seed, given.offline, known_labels=known_labels)
-        features = build_features(loaded, tokenizer, model.max_length(tokenizer), splits=(given.split,))
+    with one_line_errors("evaluate_hf.py"):
+        model, tokenizer = open_model(given.model, given.offline)
+        names = given.tasks or [name for name in data_args.tasks if name in model.config.tasks]
+        unknown = [name for name in names if name not in data_args.tasks or name not in model.config.tasks]
+        if unknown or not names:
+            raise ValueError(
+                f"Tasks {unknown or names} cannot be scored: the model has {', '.join(model.config.tasks)}; the recipe "
+                f"has {', '.join(data_args.tasks)}."
+            )
+        known_labels = {name: model.config.tasks[name].get("labels", []) for name in names}
+        tasks = {name: data_args.tasks[name] for name in names}
+        with args.main_process_first(desc="reading and tokenising data"):
+            loaded = load_tasks(tasks, given.data_root, given.seed, given.offline, known_labels=known_labels)
+            require_split(loaded, given.split)
+            features = build_features(loaded, tokenizer, model.max_length(tokenizer), splits=(given.split,))
     trainer = MultiTaskTrainer(
         model=model,
         args=args,

@@ -9,6 +9,7 @@ data and training live outside. The three files travel with every saved folder, 
     model.encode(["Shares of Siemens rose."], tokenizer)             # (1, dim)
 """
 
+import functools
 import inspect
 import json
 import logging
@@ -299,8 +300,15 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
 
         Returns:
             A model in evaluation mode.
+
+        Raises:
+            ValueError: for what is no encoder of text, or weights that are not those of its configuration.
         """
-        encoder = AutoModel.from_pretrained(name, revision=revision, use_safetensors=True)
+        encoder, report = AutoModel.from_pretrained(
+            name, revision=revision, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+        )
+        check_encoder(name, encoder)
+        refuse_missing_weights(name, report["missing_keys"])
         encoder.config._name_or_path = ""  # else a path of this machine would be published in config.json
         config = {field: value for field, value in config.items() if value is not None}
         inherited = sentence_transformers_fields(Path(name), known=config)
@@ -370,14 +378,16 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
                 inputs["token_type_ids"] = token_type_ids
         return self.encoder(**{name: value for name, value in inputs.items() if value is not None}, **kwargs)
 
-    def task_answers(self, name: str, hidden: Tensor, mask: Tensor, items: int, pair_items: Tensor | None) -> Tensor:
+    def task_answers(
+        self, name: str, hidden: Tensor, pooled: Callable[[str], Tensor], items: int, pair_items: Tensor | None
+    ) -> Tensor:
         """Logits of one task.
 
         Args:
             name (str): The task.
             hidden (Tensor): Token states of the items and, behind them, of the pairs' second texts.
                 Shape (items + pairs, tokens, hidden_size).
-            mask (Tensor): Shape (items + pairs, tokens).
+            pooled (Callable): Pooling -> sentence vectors of all these rows. Shape (items + pairs, embedding_size).
             items (int): How many rows are items.
             pair_items (Tensor): The item of each pair. Shape (pairs,).
 
@@ -387,7 +397,7 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
         spec = self.config.tasks[name]
         if spec["kind"] == TOKEN_CLASSIFICATION:
             return self.heads[name](hidden[:items])
-        vectors = self.sentence_vectors(hidden, mask, spec.get("pooling"))
+        vectors = pooled(spec.get("pooling") or self.config.pooling)
         if spec["kind"] == TEXT_CLASSIFICATION:
             return self.heads[name](vectors[:items])
         if spec["kind"] == FEATURE_EXTRACTION:
@@ -491,7 +501,9 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
         embedding = self.sentence_vectors(hidden[:items], attention_mask[:items])
         if self.config.normalize_embeddings:
             embedding = F.normalize(embedding, dim=-1)
-        logits = {name: self.task_answers(name, hidden, attention_mask, items, pair_items) for name in names}
+        # once a pooling, not once a task: with 50 heads the pooling cost more than the heads
+        pooled = functools.cache(lambda pooling: self.sentence_vectors(hidden, attention_mask, pooling))
+        logits = {name: self.task_answers(name, hidden, pooled, items, pair_items) for name in names}
         logits = {
             name: value[:, :tokens] if self.config.tasks[name]["kind"] == TOKEN_CLASSIFICATION else value
             for name, value in logits.items()
@@ -516,6 +528,40 @@ def stack_padded(first: Tensor, second: Tensor, value: int) -> Tensor:
     """Rows of both, padded on the right to one width. Shapes (A, T), (B, S) -> (A + B, max(T, S))."""
     width = max(first.shape[1], second.shape[1])
     return torch.cat([F.pad(rows, (0, width - rows.shape[1]), value=value) for rows in (first, second)])
+
+
+def check_encoder(name: str, encoder: PreTrainedModel) -> None:
+    """Raise ValueError unless a model reads a text alone, as a whole and in one pass."""
+    inputs = inspect.signature(encoder.forward).parameters
+    if "input_ids" not in inputs or "pixel_values" in inputs:
+        problem = f"it reads {encoder.main_input_name}, not a text alone"
+    elif encoder.config.is_encoder_decoder:
+        problem = "it writes one text from another (encoder and decoder)"
+    elif is_causal(encoder):
+        problem = "it is a decoder: a token sees only the ones before it"
+    else:
+        return
+    raise ValueError(
+        f"An encoder reads a whole text in one pass; {name!r} ({encoder.config.model_type}) does not: {problem}. "
+        "Choose a model of the kind of BERT, RoBERTa, MPNet, DeBERTa, ELECTRA or ModernBERT."
+    )
+
+
+@torch.no_grad()
+def is_causal(encoder: PreTrainedModel) -> bool:
+    """Whether a token's state is the same whatever comes after it."""
+    states = encoder(input_ids=torch.tensor([[1, 2], [1, 3]], device=encoder.device)).last_hidden_state
+    return torch.allclose(states[0, 0], states[1, 0], rtol=0.0, atol=1e-6)
+
+
+def refuse_missing_weights(name: str, missing: Collection[str]) -> None:
+    """Raise ValueError if weights were not in a model's file and got random values; the pooler's are never used."""
+    lost = sorted(key for key in missing if not key.startswith("pooler."))
+    if lost:
+        raise ValueError(
+            f"The weights of {name!r} must be those of its configuration, but {len(lost)} tensors are not in the file: "
+            f"{', '.join(lost[:3])}{', ...' if len(lost) > 3 else ''}. Copy the whole folder from one source."
+        )
 
 
 def position_table(encoder: nn.Module) -> nn.Embedding | None:

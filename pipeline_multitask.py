@@ -8,7 +8,7 @@ they cannot disagree. It computes no logits itself: the model is handed in. This
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -243,36 +243,63 @@ def decode_answers(
     return answers
 
 
-def check_request(model: Any, texts: Sequence[Text], tasks: Iterable[str] | None, strategy: str) -> list[str]:
+def check_request(
+    model: Any, texts: Sequence[Text], tasks: Iterable[str] | None, strategy: str, top_k: int | None
+) -> list[str]:
     """Return the names of the tasks to answer, or raise ValueError naming what is unknown or no text."""
     known = model.config.tasks
-    if isinstance(tasks, str):
-        raise ValueError(f"Give a list of tasks, not one string: tasks=[{tasks!r}].")
+    if isinstance(tasks, str) or not isinstance(tasks, Iterable | None):
+        raise ValueError(f"Give a list of tasks, not one {type(tasks).__name__}: tasks=[{tasks!r}].")
     names = list(known if tasks is None else tasks)
-    unknown = [name for name in names if name not in known]
+    unknown = [name for name in names if not isinstance(name, str) or name not in known]
     if unknown:
         raise ValueError(f"Unknown tasks {unknown}; this model's tasks are: {', '.join(known) or 'none'}.")
     if strategy not in AGGREGATION_STRATEGIES:
         raise ValueError(f"aggregation_strategy must be one of {', '.join(AGGREGATION_STRATEGIES)}; got {strategy!r}.")
+    if top_k is not None:
+        check_positive("top_k", top_k)
     check_texts(texts, with_pairs=True)
     return names
+
+
+def check_positive(name: str, value: Any) -> None:
+    """Raise ValueError unless `value` is a whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1; got {value!r}.")
 
 
 def check_texts(texts: Sequence[Text], with_pairs: bool) -> None:
     """Raise ValueError unless `texts` is a list of texts, or where `with_pairs` also of pairs of texts."""
     if isinstance(texts, str):
         raise ValueError(f"Give a list of texts, not one string (its letters would be the items); got {texts[:40]!r}.")
+    if isinstance(texts, Mapping) or not (hasattr(texts, "__len__") and hasattr(texts, "__getitem__")):
+        raise ValueError(f"Give a list of texts; got {type(texts).__name__}. Write list(...) around it.")
     for index, text in enumerate(texts):
         is_pair = isinstance(text, tuple | list) and len(text) == 2 and all(isinstance(part, str) for part in text)
         if not (isinstance(text, str) or (with_pairs and is_pair)):
             raise ValueError(f"Item {index} must be a string{' or a pair of strings' * with_pairs}; got {text!r}.")
+        if not is_unicode(text if isinstance(text, str) else "".join(text)):
+            raise ValueError(
+                f"Item {index} must be Unicode, but holds half of a surrogate pair: {text!r}. Decode its source as "
+                "UTF-8, or drop it: text.encode('utf-8', 'ignore').decode()."
+            )
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a string can be written as UTF-8, as tokenizers do: Python also holds lone surrogates."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def check_tokenizer(tokenizer: Any) -> None:
     """Raise ValueError unless the tokenizer knows character offsets."""
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError(
-            f"Spans need character offsets, which only a fast tokenizer gives; got {type(tokenizer).__name__}. "
+            f"Spans and cut texts need character offsets, which only a fast tokenizer gives; got "
+            f"{type(tokenizer).__name__}. "
             "Load it with AutoTokenizer from a folder that holds a tokenizer.json."
         )
 
@@ -377,7 +404,8 @@ def predict(
     top_k: int | None = None,
 ) -> list[dict[str, Any]]:
     """Every task's answer for every text; see `MultiTaskModel.predict`."""
-    names = check_request(model, texts, tasks, aggregation_strategy)
+    names = check_request(model, texts, tasks, aggregation_strategy, top_k)
+    check_positive("batch_size", batch_size)
     check_tokenizer(tokenizer)
     was_training = model.training
     model.eval()
@@ -404,6 +432,8 @@ def encode(
 ) -> Any:
     """The sentence embedding of every text; see `MultiTaskModel.encode`."""
     check_texts(texts, with_pairs=False)
+    check_positive("batch_size", batch_size)
+    check_tokenizer(tokenizer)
     was_training = model.training
     model.eval()
     embeddings = torch.zeros(len(texts), model.config.embedding_size)
@@ -436,6 +466,10 @@ class MultiTaskPipeline(Pipeline):
         if unknown:
             raise ValueError(f"Unknown options {sorted(unknown)}; there are tasks, aggregation_strategy and top_k.")
         return {}, options, {}
+
+    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Answer a text, a pair, or a list of these; nothing in, nothing out (the stock pipeline raises IndexError)."""
+        return [] if isinstance(inputs, list) and not inputs else super().__call__(inputs, *args, **kwargs)
 
     def preprocess(self, text: Text) -> dict[str, Any]:
         """A pair given as a list is taken as a pair; tokenising waits for the model call, which knows the tasks."""

@@ -108,6 +108,16 @@ def load_tasks(
     return loaded
 
 
+def require_split(loaded: dict[str, LoadedTask], split: str) -> None:
+    """Raise ValueError if no task has rows of a split that a run has to score."""
+    if not any(split in task.splits for task in loaded.values()):
+        counts = "; ".join(f"{name!r} has {task.source['rows']}" for name, task in loaded.items())
+        raise ValueError(
+            f"At least one task needs rows of the split {split!r} to be scored on: {counts}. Write `splits: "
+            f"{{{split}: ...}}`{', or a `validation_fraction` above 0' if split == 'validation' else ''}, or add rows."
+        )
+
+
 def load_task(
     name: str,
     task: TaskArguments,
@@ -204,7 +214,7 @@ def cut_validation(group: list[LoadedTask], fractions: dict[str, float], seed: i
     chosen = choose_validation(total, share, classes, seed)
     if not len(chosen):
         return
-    kept = np.setdiff1d(np.arange(total), chosen)
+    kept = np.delete(np.arange(total), chosen)
     for task in group:
         rows = task.splits["train"]
         task.splits |= {"train": rows.select(kept), "validation": rows.select(chosen)}

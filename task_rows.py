@@ -26,7 +26,15 @@ from configuration_multitask import (
     TOKEN_CLASSIFICATION,
     nearest_name,
 )
-from task_schema import TaskSchema, as_names, contents_of, declared_names, is_list, refuse_differing_labels
+from task_schema import (
+    TaskSchema,
+    as_names,
+    contents_of,
+    declared_names,
+    is_list,
+    refuse_differing_labels,
+    refuse_mixed_types,
+)
 
 LABEL_FEATURES = {
     SINGLE_LABEL: Value("int64"),
@@ -66,6 +74,8 @@ def canonical_rows(schema: TaskSchema, split: str, rows: Dataset) -> Dataset:
     roles = schema.roles(rows.features)
     if "label" in roles:
         check_split_labels(schema, split, rows.features[roles["label"]])
+    for column in roles.values():
+        refuse_mixed_types(schema.task_name, split, rows, column)
     features = {role: List(Value("string")) if role == "tokens" else Value("string") for role in roles}
     if "label" in roles:
         features["label"] = LABEL_FEATURES[schema.target]
@@ -145,13 +155,28 @@ class RowReader:
         columns: dict[str, pa.Array] = {}
         for role in ("tokens", "text", "text_pair"):
             if role in self.roles:
-                values = one_chunk(table, self.roles[role])
+                values = self.column(table, role, indices)
                 columns[role] = (
                     self.read_tokens(values, indices) if role == "tokens" else self.read_text(values, indices)
                 )
         if "label" in self.roles:
-            columns["label"] = self.read_labels(one_chunk(table, self.roles["label"]), columns.get("tokens"), indices)
+            columns["label"] = self.read_labels(self.column(table, "label", indices), columns.get("tokens"), indices)
         return pa.table({**columns, "row": pa.array(indices, pa.int64())})
+
+    def column(self, table: pa.Table, role: str, indices: list[int]) -> pa.Array:
+        """The column of a role as one array, its strings checked to be UTF-8: Arrow and its files take any bytes."""
+        values = one_chunk(table, self.roles[role])
+        try:
+            values.validate(full=True)
+        except pa.ArrowInvalid:
+            remedy = "Write the source again with its texts as UTF-8."
+            for place, index in enumerate(indices):
+                try:
+                    values.slice(place, 1).validate(full=True)
+                except pa.ArrowInvalid as error:
+                    self.refuse(index, Shown(f"bytes that are not ({error})"), f"{role} is UTF-8", remedy)
+            raise
+        return values
 
     def read_text(self, values: pa.Array, indices: list[int]) -> pa.Array:
         """Texts, none of them empty."""

@@ -31,6 +31,16 @@ def check_choice(field: str, value: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{field} must be one of {', '.join(choices)}; got {value!r}.{nearest_name(value, choices)}")
 
 
+def check_sampling(strategy: str, grouping: str, temperature: float, cap: int | None) -> None:
+    """Raise ValueError for an unknown strategy or grouping, or a temperature or cap below 1; before data is read."""
+    check_choice("strategy", strategy, STRATEGIES)
+    check_choice("grouping", grouping, GROUPINGS)
+    if not temperature >= 1.0:  # NaN too
+        raise ValueError(f"temperature must be at least 1 (proportional); got {temperature}.")
+    if cap is not None and cap < 1:
+        raise ValueError(f"cap must be at least 1, or None for no cap; got {cap}.")
+
+
 def largest_remainder(shares: np.ndarray, total: int) -> np.ndarray:
     """Whole numbers that sum to `total`, as close to `shares * total` as can be. Shape (tasks,), int64."""
     exact = shares / shares.sum() * total
@@ -164,12 +174,7 @@ class TaskSamplingDataset(Dataset):
         cap: int | None = 2**18,
         shares: dict[str, float] | None = None,
     ):
-        check_choice("strategy", strategy, STRATEGIES)
-        check_choice("grouping", grouping, GROUPINGS)
-        if not temperature >= 1.0:  # NaN too
-            raise ValueError(f"temperature must be at least 1 (proportional); got {temperature}.")
-        if cap is not None and cap < 1:
-            raise ValueError(f"cap must be at least 1, or None for no cap; got {cap}.")
+        check_sampling(strategy, grouping, temperature, cap)
         if rows_per_step < 1 or num_epochs < 1:
             raise ValueError(f"rows_per_step and num_epochs must be positive; got {rows_per_step} and {num_epochs}.")
         empty = [name for name, dataset in datasets.items() if len(dataset) == 0]

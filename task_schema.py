@@ -1,7 +1,8 @@
 """How the rows of a task are read: which column plays which role, the kind of task, and its label names.
 
-What the recipe leaves open is inferred from the features of the source, where that is unambiguous; it never looks at
-single rows (`task_rows` does) and opens no source (`task_sources`).
+What the recipe leaves open is inferred from the features of the source, where that is unambiguous. It looks at rows
+only for the names of labels and for the one that spoils a column (`task_rows` checks them), and opens no source
+(`task_sources`).
 
     schema = infer_schema("topic", TaskArguments(dataset="news.csv"), splits)
     schema.spec  # {"kind": "text-classification", "problem_type": ..., "labels": [...], ...}
@@ -13,7 +14,7 @@ from typing import Any, NoReturn
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import ClassLabel, Dataset, Features, LargeList, List
+from datasets import ClassLabel, Dataset, Features, Json, LargeList, List
 
 from arguments_multitask import TaskArguments
 from configuration_multitask import (
@@ -225,11 +226,15 @@ def infer_schema(
     Raises:
         ValueError: where a column, the kind or the labels are ambiguous, or the label names differ.
     """
-    rows = splits.get("train", next(iter(splits.values())))
+    split = "train" if "train" in splits else next(iter(splits))
+    rows = splits[split]
     column, contents = None, None
     if task.kind != FEATURE_EXTRACTION or "label" in task.columns:
         column = find_label(task_name, task.columns, rows.features)
         contents = contents_of(rows.features[column])
+        refuse_mixed_types(task_name, split, rows, column)
+        if contents == NAME and declared_names(rows.features[column]) is None and not (task.labels or known_labels):
+            refuse_words_among_numbers(task_name, task, split, rows, column)
         if contents is None:
             raise ValueError(
                 f"Task {task_name!r}: labels are class names, numbers or lists of them, but column {column!r} holds "
@@ -246,6 +251,45 @@ def infer_schema(
     score_range = (task.score_range[0], task.score_range[1]) if task.score_range else None
     schema = TaskSchema(task_name, spec, task.columns, contents, score_range)
     return replace(schema, notes=[describe_schema(schema, task, rows.features), *notes])
+
+
+def refuse_mixed_types(task_name: str, split: str, rows: Dataset, column: str) -> None:
+    """Raise ValueError naming the first row of another type than those before it, as a column of a JSON file can be."""
+    if not isinstance(rows.features[column], Json):
+        return
+    first: tuple[int, Any] | None = None
+    for row, value in enumerate(rows[column]):
+        if first is not None and value is not None and type(value) is not type(first[1]):
+            raise ValueError(
+                f"Task {task_name!r}: the values of a column are of one type; row {row} of split {split!r} has "
+                f"{str(value)[:100]!r} ({type(value).__name__}) in column {column!r}, row {first[0]} has "
+                f"{str(first[1])[:100]!r} ({type(first[1]).__name__}). Mend the row."
+            )
+        first = first or (None if value is None else (row, value))
+
+
+def refuse_words_among_numbers(task_name: str, task: TaskArguments, split: str, rows: Dataset, column: str) -> None:
+    """Raise ValueError naming the first word in a column of scores: in a CSV file one `NaN` makes text of them all.
+
+    Scores are expected where the recipe says so, or where most of the first 1,000 labels are decimal fractions.
+    """
+    expected = task.kind == SENTENCE_SIMILARITY or task.problem_type == REGRESSION or task.score_range is not None
+    if not expected and task.kind is None and task.problem_type is None:
+        head = as_names(rows.select_columns([column]).with_format("arrow")[:1_000][column])
+        is_fraction = pc.match_substring_regex(head, r"^[-+]?\d*\.\d+$")
+        expected = 2 * (pc.sum(is_fraction).as_py() or 0) > len(head) - head.null_count
+    start = 0
+    for batch in rows.select_columns([column]).with_format("arrow").iter(batch_size=10_000) if expected else []:
+        values = as_names(batch[column].combine_chunks())
+        is_number = pc.match_substring_regex(values, r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$")
+        found = pc.index(pc.fill_null(is_number, True), False).as_py()
+        if found >= 0:
+            raise ValueError(
+                f"Task {task_name!r}: scores are finite numbers; row {start + found} of split {split!r} has "
+                f"{values[found].as_py()[:100]!r} in column {column!r}. Mend or remove the row, or, if these are "
+                "names, write them in `labels:`."
+            )
+        start += len(values)
 
 
 def infer_kind(

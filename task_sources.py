@@ -107,7 +107,13 @@ def data_root_folder(task_name: str, task: TaskArguments, data_root: str) -> Pat
             f"Task {task_name!r}: `name` must be the plain name of a folder below data_root; got {name!r}. Write a "
             "name without slashes; for a folder elsewhere, write its path as `dataset`."
         )
-    return root / name
+    folder = root / name
+    if folder.is_symlink() and not folder.resolve().is_relative_to(root.resolve()):
+        raise ValueError(
+            f"Task {task_name!r}: {name!r} is a link out of data_root, to {folder.resolve()}. Copy the folder, or "
+            "write its path as `dataset`."
+        )
+    return folder
 
 
 def read_builtin(task_name: str, dataset: str) -> Source:
@@ -178,6 +184,8 @@ def read_file(task_name: str, task: TaskArguments, path: Path, notes: list[str])
             f"{', '.join(SUFFIXES)}). Write `format:` with one of {', '.join(FORMATS)}."
         )
     options: dict[str, Any] = {}
+    if format_name != "parquet":
+        refuse_other_encodings(task_name, path)
     if format_name == "conll":
         options["column_names"] = conll_column_names(task_name, path, task.column_names)
     elif format_name in ("csv", "tsv"):
@@ -186,6 +194,20 @@ def read_file(task_name: str, task: TaskArguments, path: Path, notes: list[str])
     with explain_failure(task_name, f"{path.name} as {format_name}", "Mend the file, or write its `format:`."):
         # glob.escape: datasets reads a path as a pattern, and a folder may be called "runs [old]".
         return load_dataset(builder, data_files=glob.escape(str(path.resolve())), **options)["train"]
+
+
+def refuse_other_encodings(task_name: str, path: Path) -> None:
+    """Raise ValueError naming the first line of a text file that is not UTF-8."""
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise ValueError(
+                    f"Task {task_name!r}: text files are read as UTF-8; line {number} of {path.name} has the byte "
+                    f"0x{line[error.start]:02x} in {line[:60]!r}. Save the file as UTF-8 (iconv -f ITS_ENCODING -t "
+                    "UTF-8)."
+                ) from error
 
 
 def table_options(

@@ -18,16 +18,17 @@ from transformers import AutoTokenizer, set_seed
 
 from arguments_multitask import DataArguments, ModelArguments, MultiTaskTrainingArguments, parse_arguments
 from data_collator import MultiTaskDataCollator
-from encoder_source import find_encoder
+from encoder_source import check_vocabulary, find_encoder
 from fast_dropout import use_fast_dropout
+from input_errors import explain_loading, one_line_errors
 from modeling_multitask import MultiTaskModel
 from run_checkpoints import check_recipe, describe_run, find_checkpoint
-from task_data import LoadedTask, load_tasks
+from task_data import LoadedTask, load_tasks, require_split
 from task_features import TaskFeatures, build_features
 from task_metrics import MultiTaskMetrics, preprocess_logits_for_metrics
 from task_plots import plot_curves
 from task_report import evaluate_tasks, format_answers, format_scores, protocol, write_card
-from task_sampler import TaskSamplingDataset
+from task_sampler import TaskSamplingDataset, check_sampling
 from trainer_multitask import MultiTaskTrainer, SamplingGuard, TaskEarlyStopping
 
 logger = logging.getLogger("train_hf")
@@ -54,17 +55,20 @@ def configure_logging(args: MultiTaskTrainingArguments) -> None:
 def build_model(arguments: ModelArguments, loaded: dict[str, LoadedTask], offline: bool) -> tuple[MultiTaskModel, Any]:
     """The model on its pretrained encoder, heads for the loaded tasks, and the encoder's tokenizer."""
     source = find_encoder(arguments.encoder, offline=offline)
-    model = MultiTaskModel.from_backbone(
-        source.path,
-        tasks={name: task.spec for name, task in loaded.items()},
-        pooling=arguments.pooling,
-        projection_dim=arguments.projection_dim,
-        normalize_embeddings=arguments.normalize_embeddings,
-        head_dropout=arguments.head_dropout,
-        max_seq_length=arguments.max_seq_length,
-        task_name=arguments.task_name,
-    )
-    return model, AutoTokenizer.from_pretrained(source.path)
+    with explain_loading(f"The encoder {arguments.encoder!r}"):
+        model = MultiTaskModel.from_backbone(
+            source.path,
+            tasks={name: task.spec for name, task in loaded.items()},
+            pooling=arguments.pooling,
+            projection_dim=arguments.projection_dim,
+            normalize_embeddings=arguments.normalize_embeddings,
+            head_dropout=arguments.head_dropout,
+            max_seq_length=arguments.max_seq_length,
+            task_name=arguments.task_name,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(source.path, trust_remote_code=False)
+    check_vocabulary(arguments.encoder, tokenizer, model.get_input_embeddings().num_embeddings)
+    return model, tokenizer
 
 
 def build_sampling(
@@ -88,16 +92,13 @@ def resume_point(args: MultiTaskTrainingArguments) -> Path | None:
     """The checkpoint to go on from, if any: the one that is named, or the last complete one in `--output_dir`.
 
     Raises:
-        SystemExit: if there is no such checkpoint, it is incomplete, or training would replace a trained model that
+        ValueError: if there is no such checkpoint, it is incomplete, or training would replace a trained model that
             nobody said could go.
     """
     if args.resume_from_checkpoint:
-        try:
-            return find_checkpoint(args.resume_from_checkpoint, args.output_dir, args.world_size)
-        except ValueError as error:
-            raise SystemExit(str(error)) from error
+        return find_checkpoint(args.resume_from_checkpoint, args.output_dir, args.world_size)
     if (Path(args.output_dir) / "model.safetensors").exists() and not args.overwrite_output:
-        raise SystemExit(
+        raise ValueError(
             f"{args.output_dir} holds a trained model already. Choose another --output_dir, go on from its last "
             "checkpoint with --resume_from_checkpoint last, or replace it with --overwrite_output."
         )
@@ -123,15 +124,6 @@ def describe_recipe(
     return describe_run(arguments, args.world_size, facts)
 
 
-def check_resumed(resume: Path | None, recipe: dict[str, Any], args: MultiTaskTrainingArguments) -> None:
-    """Leave with SystemExit if the run would go on from a checkpoint of another recipe and nobody said it could."""
-    if resume is not None:
-        try:
-            check_recipe(resume, recipe, args.resume_changed_recipe)
-        except ValueError as error:
-            raise SystemExit(str(error)) from error
-
-
 def print_plan(notes: list[str], sampling: TaskSamplingDataset, args: MultiTaskTrainingArguments) -> None:
     """What was decided and inferred, and what training will see."""
     print("\nPlan")
@@ -144,27 +136,33 @@ def main(argv: list[str] | None = None) -> MultiTaskTrainer | None:
     """Parse, load, train, evaluate, save; return the trainer as it is at the end (None after a dry run)."""
     model_args, data_args, args = parse_arguments(argv)
     configure_logging(args)
-    resume = resume_point(args)
     set_seed(args.seed)
     is_main = args.process_index == 0
 
-    with args.main_process_first(desc="reading data"):
-        loaded = load_tasks(data_args.tasks, data_args.data_root, args.seed, data_args.offline)
-    model, tokenizer = build_model(model_args, loaded, data_args.offline)
-    if args.device.type == "cpu":
-        use_fast_dropout(model)
-    with args.main_process_first(desc="tokenising"):
-        features = build_features(
-            loaded, tokenizer, model.max_length(tokenizer), embed=partial(model.encode, tokenizer=tokenizer)
+    with one_line_errors("train_hf.py"):
+        check_sampling(
+            data_args.sampling_strategy, data_args.grouping, data_args.sampling_temperature, data_args.sampling_cap
         )
-    sampling = build_sampling(features, data_args, args)
+        resume = resume_point(args)
+        with args.main_process_first(desc="reading data"):
+            loaded = load_tasks(data_args.tasks, data_args.data_root, args.seed, data_args.offline)
+        require_split(loaded, "validation")
+        model, tokenizer = build_model(model_args, loaded, data_args.offline)
+        with args.main_process_first(desc="tokenising"):
+            features = build_features(
+                loaded, tokenizer, model.max_length(tokenizer), embed=partial(model.encode, tokenizer=tokenizer)
+            )
+        sampling = build_sampling(features, data_args, args)
+        recipe = describe_recipe((model_args, data_args, args), model, sampling)
+        if resume is not None:
+            check_recipe(resume, recipe, args.resume_changed_recipe)
     if is_main:
         print_plan([*data_args.notes, *args.notes, *features.notes], sampling, args)
-    recipe = describe_recipe((model_args, data_args, args), model, sampling)
-    check_resumed(resume, recipe, args)
     if data_args.dry_run:
         return None
 
+    if args.device.type == "cpu":
+        use_fast_dropout(model)
     patience = args.early_stopping_patience
     trainer = MultiTaskTrainer(
         model=model,

@@ -22,6 +22,7 @@ LIBRARY: dict[str, set[str]] = {
     "arguments_multitask": {"configuration_multitask"},
     "fast_dropout": set(),
     "example_data": {"configuration_multitask"},
+    "input_errors": set(),
     "encoder_source": {"configuration_multitask"},
     "task_sources": {"configuration_multitask", "arguments_multitask", "example_data"},
     "task_schema": {"configuration_multitask", "arguments_multitask"},

@@ -23,7 +23,7 @@ import json, sys, torch
 from transformers import AutoModel, AutoTokenizer
 folder = sys.argv[1]
 model = AutoModel.from_pretrained(folder, trust_remote_code=True)
-tokenizer = AutoTokenizer.from_pretrained(folder)
+tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
 embedding = model.encode(["The new phone is fast."], tokenizer)
 facts = {"tasks": sorted(model.config.tasks), "shape": list(embedding.shape), "module": type(model).__module__}
 print(json.dumps(facts))

@@ -1,0 +1,277 @@
+"""Whatever comes in at the border is answered or refused: never an error from inside our code.
+
+Hypothesis spoils a valid recipe, fills columns with anything, and asks the model anything. Allowed are success, a
+`ValueError` that a `raise` of ours made, and exit code 2 with a message. The examples are the same in every run.
+"""
+
+import copy
+import json
+import logging
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import Dataset, Features, List, Value
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from tiny_models import TINY_TASKS, tiny_encoder, tiny_tokenizer
+
+from arguments_multitask import TaskArguments, parse_arguments
+from configuration_multitask import TASK_KINDS, MultiTaskConfig
+from input_errors import is_refusal
+from modeling_multitask import MultiTaskModel
+from task_data import load_tasks, tokenize_rows
+
+FUZZ = {
+    "deadline": None,
+    "derandomize": True,
+    "database": None,
+    "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+}
+
+RECIPE: dict[str, Any] = {
+    "encoder": "sentence-transformers/all-MiniLM-L6-v2",
+    "pooling": "mean",
+    "projection_dim": 16,
+    "normalize_embeddings": True,
+    "head_dropout": 0.1,
+    "max_seq_length": 64,
+    "task_name": "topic",
+    "sampling_strategy": "temperature",
+    "sampling_shares": None,
+    "sample_texts": ["a"],
+    "num_train_epochs": 2,
+    "learning_rate": 1e-4,
+    "metric_for_best_model": "eval_mean_score",
+    "early_stopping_patience": 2,
+    "report_to": "none",
+    "bf16": False,
+    "tasks": {
+        "topic": {
+            "dataset": "builtin:topic",
+            "kind": "text-classification",
+            "labels": ["x", "y"],
+            "columns": {"text": "text", "label": ["label", "labels"]},
+            "splits": {"train": "train", "test": None},
+            "max_rows": {"train": 8},
+            "loss": {"weight": 1.0, "class_weights": [1.0, 2.0]},
+            "head": "mlp",
+            "dropout": 0.2,
+        },
+        "sim": {"dataset": {"train": "a.csv"}, "kind": "sentence-similarity", "score_range": [0, 5], "max_rows": 4},
+    },
+}
+
+WORDS = st.sampled_from(
+    ["", "topic", "mean", "text", "a" * 70, "é", "\ud800", "../x", "1", "nan", "tasks", "!!python/name:os"]
+)
+SCALARS = st.one_of(st.none(), st.booleans(), st.integers(-3, 300), st.floats(), WORDS, st.text(max_size=4))
+JUNK = st.recursive(
+    SCALARS,
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(WORDS | st.integers(0, 2), inner, max_size=3)),
+    max_leaves=6,
+)
+
+
+def paths_of(value: Any, path: tuple = ()) -> list[tuple]:
+    """Every place in a nested value, the outermost left out."""
+    if isinstance(value, dict):
+        inner: list[tuple[Any, Any]] = list(value.items())
+    else:
+        inner = list(enumerate(value)) if isinstance(value, list) else []
+    return [place for key, below in inner for place in ((*path, key), *paths_of(below, (*path, key)))]
+
+
+@st.composite
+def spoilt_recipes(draw: Callable) -> dict[str, Any]:
+    """The valid recipe with one to three places changed: another value, a key too many, a misspelt or missing key."""
+    recipe = copy.deepcopy(RECIPE)
+    for _ in range(draw(st.integers(1, 3))):
+        *path, key = draw(st.sampled_from(paths_of(recipe)))
+        node = recipe
+        for step in path:
+            node = node[step]
+        change = draw(st.sampled_from(["value", "extra", "misspell", "remove"]))
+        if change == "value" or isinstance(node, list):
+            node[key] = draw(JUNK)
+        elif change == "extra":
+            node[draw(WORDS)] = draw(JUNK)
+        elif change == "misspell":
+            node[f"{key}s"] = node.pop(key)
+        else:
+            del node[key]
+    return recipe
+
+
+def refused(work: Callable[[], Any], capsys: pytest.CaptureFixture[str] | None = None) -> bool:
+    """Whether `work` was refused with a message; any other error comes through."""
+    try:
+        work()
+    except SystemExit as left:
+        assert left.code == 2 and capsys is not None and ": error: " in capsys.readouterr().err
+        return True
+    except ValueError as error:
+        if not is_refusal(error):
+            raise
+        assert len(str(error)) > 20, error
+        return True
+    return False
+
+
+def test_the_recipe_that_is_spoilt_is_a_good_one(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(json.dumps(RECIPE))
+    parse_arguments([str(tmp_path / "r.yaml"), "--output_dir", str(tmp_path / "out")])
+
+
+@settings(max_examples=150, **FUZZ)
+@given(recipe=spoilt_recipes())
+def test_a_spoilt_recipe_is_read_or_refused(recipe: dict[str, Any], tmp_path: Path, capsys) -> None:
+    """JSON is YAML: the file holds exactly what was drawn, lone surrogates and NaN included."""
+    (tmp_path / "r.yaml").write_text(json.dumps(recipe))
+    refused(lambda: parse_arguments([str(tmp_path / "r.yaml"), "--output_dir", str(tmp_path / "out")]), capsys)
+    assert not (tmp_path / "out").exists()
+
+
+@settings(max_examples=150, **FUZZ)
+@given(text=st.text(max_size=60) | st.lists(WORDS, max_size=4).map(": ".join))
+@example(text="tasks: !!python/object/apply:os.system ['exit 3']")
+@example(text="&a [*a]")
+@example(text="? [1, 2]\n: 3")
+@example(text="!!timestamp x")
+@example(text="seed: !!int x")
+@example(text="seed: !!bool x")
+@example(text="[" * 3000)
+@example(text="<<: 3")
+def test_any_text_is_a_recipe_or_refused(text: str, tmp_path: Path, capsys) -> None:
+    (tmp_path / "r.yaml").write_bytes(text.encode("utf-8", "surrogatepass"))
+    assert refused(lambda: parse_arguments([str(tmp_path / "r.yaml"), "--output_dir", "out"]), capsys)
+
+
+FLAGS = (
+    "--tasks.topic.loss.weight --tasks.x.kind --tasks --tasks.topic.max_rows --tasks.topic --sampling_shares.topic "
+    "--nano = -- {a:1} 3 --tasks.topic.max_rows.train=x [1 --pooling --seed=x"
+).split()
+
+
+@settings(max_examples=100, **FUZZ)
+@given(words=st.lists(st.sampled_from(FLAGS), max_size=5))
+def test_any_command_line_is_read_or_refused(words: list[str], tmp_path: Path, capsys) -> None:
+    (tmp_path / "r.yaml").write_text(json.dumps(RECIPE))
+    refused(lambda: parse_arguments([str(tmp_path / "r.yaml"), "--output_dir", "out", *words]), capsys)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Rows
+
+TEXTS = st.one_of(
+    st.none(),
+    st.sampled_from(["", " ", "the sun", "a " * 300, "\0", "🙂", "NaN", "-1"]),
+    st.text(st.characters(codec="utf-8"), max_size=6),
+)
+NUMBERS = st.one_of(st.none(), st.floats(width=32), st.sampled_from([0.0, 0.5, 1.0, 5.0]))
+CLASSES = st.one_of(st.none(), st.integers(-2, 3))
+NAMES = st.one_of(st.none(), st.sampled_from(["x", "y", "O", "B-PER", "I-PER", "", "0", "1", "0.5", "NaN"]))
+COLUMN_TYPES: dict[str, tuple[Any, st.SearchStrategy]] = {
+    "text": (Value("string"), TEXTS),
+    "int": (Value("int64"), CLASSES),
+    "float": (Value("float64"), NUMBERS),
+    "bool": (Value("bool"), st.none() | st.booleans()),
+    "name": (Value("string"), NAMES),
+    "names": (List(Value("string")), st.none() | st.lists(NAMES, max_size=3)),
+    "texts": (List(Value("string")), st.none() | st.lists(TEXTS, max_size=3)),
+    "ints": (List(Value("int64")), st.none() | st.lists(CLASSES, max_size=3)),
+    "floats": (List(Value("float32")), st.none() | st.lists(NUMBERS, max_size=3)),
+    "nested": (List(List(Value("string"))), st.lists(st.lists(NAMES, max_size=2), max_size=2)),
+    "null": (Value("null"), st.none()),
+}
+COLUMN_NAMES = ("text", "text_pair", "tokens", "label", "score", "tags")
+FIELDS = {
+    "kind": st.sampled_from([None, *TASK_KINDS]),
+    "problem_type": st.sampled_from([None, None, "regression", "multi_label_classification"]),
+    "labels": st.sampled_from([None, None, ["x", "y"], ["0", "1"], ["O", "B-PER", "I-PER"]]),
+    "score_range": st.sampled_from([None, None, [0.0, 5.0]]),
+    "columns": st.sampled_from(
+        [{}, {}, {"text": "text"}, {"text": "text", "text_pair": "text_pair"}, {"label": "tags"}]
+    ),
+    "validation_fraction": st.sampled_from([0.0, 0.5]),
+}
+
+
+@st.composite
+def tables(draw: Callable) -> Dataset:
+    """One to five rows of a few columns with well-known names, of any type."""
+    names = draw(st.lists(st.sampled_from(COLUMN_NAMES), min_size=1, max_size=4, unique=True))
+    kinds = {name: draw(st.sampled_from(["text", "texts", *COLUMN_TYPES])) for name in names}
+    rows = draw(st.integers(1, 5))
+    values = {name: draw(st.lists(COLUMN_TYPES[kinds[name]][1], min_size=rows, max_size=rows)) for name in names}
+    return Dataset.from_dict(values, features=Features({name: COLUMN_TYPES[kinds[name]][0] for name in names}))
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    """The tokenizer of the tiny BERT."""
+    return tiny_tokenizer("bert")
+
+
+@settings(max_examples=200, **FUZZ)
+@given(rows=tables(), fields=st.fixed_dictionaries(FIELDS))
+def test_any_rows_are_tokenised_or_refused(rows: Dataset, fields: dict[str, Any], tokenizer: Any) -> None:
+    """Through the file, the schema, the checks, the cut and the tokenizer."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rows.parquet"
+        rows.to_parquet(path)
+        task = TaskArguments(dataset=str(path), **{name: value for name, value in fields.items() if value is not None})
+
+        def read() -> None:
+            loaded = load_tasks({"mine": task})["mine"]
+            if "label" in loaded.splits["train"].column_names:
+                tokenize_rows({"mine": loaded.splits["train"]}, {"mine": loaded.spec}, tokenizer, max_length=16)
+
+        refused(read)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Requests
+
+ITEMS = st.one_of(
+    st.text(max_size=12),
+    WORDS,
+    st.tuples(st.text(max_size=6), st.text(max_size=6)),
+    st.lists(st.text(max_size=4), max_size=3),
+    st.none(),
+    st.integers(),
+    st.binary(max_size=3),
+)
+OPTIONS = st.fixed_dictionaries(
+    {},
+    optional={
+        "tasks": st.one_of(st.none(), st.lists(st.sampled_from([*TINY_TASKS, "joint", "x", 3]), max_size=3), SCALARS),
+        "batch_size": st.sampled_from([1, 2, 7, 0, -1, 1.5, None, "2"]),
+        "aggregation_strategy": st.sampled_from(["none", "simple", "first", "average", "max", "last", None, 3]),
+        "top_k": st.sampled_from([None, 1, 2, 99, 0, -1, "1"]),
+    },
+)
+
+
+@pytest.fixture(scope="module")
+def model() -> MultiTaskModel:
+    """A tiny model with a task of every kind, a joint one among them."""
+    encoder = tiny_encoder("bert")
+    joint = {"kind": "text-classification", "labels": ["same", "other"], "text_pair": True}
+    config = MultiTaskConfig(encoder_config=encoder.config, tasks={**TINY_TASKS, "joint": joint})
+    return MultiTaskModel(config, encoder=encoder).eval()
+
+
+@settings(max_examples=200, **FUZZ)
+@given(texts=st.lists(ITEMS, max_size=4) | ITEMS, options=OPTIONS)
+def test_any_request_is_answered_item_by_item_or_refused(texts: Any, options: dict[str, Any], model, tokenizer) -> None:
+    logging.getLogger("pipeline_multitask").setLevel(logging.ERROR)
+    answers: list[Any] = []
+    if not refused(lambda: answers.extend(model.predict(texts, tokenizer, **options))):
+        assert len(answers) == len(texts) and all("sentence_embedding" in answer for answer in answers)
+    batch_size = {"batch_size": options["batch_size"]} if "batch_size" in options else {}
+    vectors: list[Any] = []
+    if not refused(lambda: vectors.extend(model.encode(texts, tokenizer, **batch_size))):
+        assert len(vectors) == len(texts) and all(vector.any() for vector in vectors)
