@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import transformers
+from datasets import disable_progress_bars
 from transformers import AutoTokenizer, set_seed
 
 from arguments_multitask import DataArguments, ModelArguments, MultiTaskTrainingArguments, parse_arguments
@@ -50,6 +51,8 @@ def configure_logging(args: MultiTaskTrainingArguments) -> None:
     ):
         logging.getLogger(name).setLevel(level)
     transformers.utils.logging.disable_progress_bar()  # of loading weights; training has its own
+    if args.local_process_index:
+        disable_progress_bars()  # of reading and tokenising: one process shows them
 
 
 def build_model(arguments: ModelArguments, loaded: dict[str, LoadedTask], offline: bool) -> tuple[MultiTaskModel, Any]:
