@@ -504,3 +504,14 @@ def test_accumulation_makes_the_weights_of_the_whole_step(tmp_path, grouping):
 
 def test_activation_checkpointing_makes_the_same_weights(tmp_path):
     assert largest_difference(trained(tmp_path, 8, 1), trained(tmp_path, 8, 1, activation_checkpointing=True)) < 1e-6
+
+
+def test_evaluating_more_often_changes_no_training_step(tmp_path):
+    """A data loader draws a random seed whenever it is read; dropout must not feel it, or resuming would be inexact."""
+    weights = []
+    for name, options in {"never": {}, "often": {"eval_strategy": "steps", "eval_steps": 2}}.items():
+        trainer = four_tasks_trainer(tmp_path / name, **options)
+        trainer.train()
+        assert bool(evaluation_logs(trainer)) == (name == "often")
+        weights.append(trainer.model)
+    assert largest_difference(*weights) == 0.0
