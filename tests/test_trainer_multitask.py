@@ -336,6 +336,22 @@ def test_early_stopping_ignores_reports_of_single_tasks_and_counts_its_own():
     assert isinstance(callback, EarlyStoppingCallback)
 
 
+@pytest.mark.parametrize("counted_before", [True, False])
+def test_early_stopping_goes_on_counting_after_a_resume(tmp_path, counted_before):
+    """The first evaluation is the best; a checkpoint of a run that did not count begins the count."""
+    options = {"learning_rate": 0.0, "eval_strategy": "epoch", "save_strategy": "epoch"}
+    options |= {"num_train_epochs": 6, "load_best_model_at_end": True, "metric_for_best_model": "eval_loss"}
+
+    def run(*callbacks, resume=None):
+        trainer = four_tasks_trainer(tmp_path, size=4, callbacks=callbacks, **options)
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer
+
+    run(*([TaskEarlyStopping(3)] if counted_before else []), StopAt(4))  # two epochs of 2 steps, one without progress
+    resumed = run(TaskEarlyStopping(3), resume=str(tmp_path / "checkpoint-4"))
+    assert resumed.state.epoch == (4 if counted_before else 5)
+
+
 # The guard
 
 
