@@ -88,7 +88,16 @@ class TaskEarlyStopping(EarlyStoppingCallback):
     """Early stopping that waits for the evaluation that holds `metric_for_best_model`.
 
     Evaluation by task reports one task at a time; the stock callback takes a report without its metric for a mistake.
+    A resumed run goes on counting; the stock callback begins anew, so that it would stop later than the unbroken run.
     """
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Take up the count of the checkpoint, if there is one."""
+        super().on_train_begin(args, state, control, **kwargs)
+        saved = state.stateful_callbacks.setdefault(type(self).__name__, self.state())
+        self.early_stopping_patience_counter = saved["attributes"]["early_stopping_patience_counter"]
 
     def on_evaluate(
         self,

@@ -383,6 +383,22 @@ def test_early_stopping_ignores_reports_of_single_tasks_and_counts_its_own():
     assert isinstance(callback, EarlyStoppingCallback)
 
 
+@pytest.mark.parametrize("counted_before", [True, False])
+def test_early_stopping_goes_on_counting_after_a_resume(tmp_path, counted_before):
+    """The first evaluation is the best; a checkpoint of a run that did not count begins the count."""
+    options = {"learning_rate": 0.0, "eval_strategy": "epoch", "save_strategy": "epoch"}
+    options |= {"num_train_epochs": 6, "load_best_model_at_end": True, "metric_for_best_model": "eval_loss"}
+
+    def run(*callbacks, resume=None):
+        trainer = four_tasks_trainer(tmp_path, size=4, callbacks=callbacks, **options)
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer
+
+    run(*([TaskEarlyStopping(3)] if counted_before else []), StopAt(4))  # two epochs of 2 steps, one without progress
+    resumed = run(TaskEarlyStopping(3), resume=str(tmp_path / "checkpoint-4"))
+    assert resumed.state.epoch == (4 if counted_before else 5)
+
+
 # The guard
 
 
@@ -551,3 +567,14 @@ def test_accumulation_makes_the_weights_of_the_whole_step(tmp_path, grouping):
 
 def test_activation_checkpointing_makes_the_same_weights(tmp_path):
     assert largest_difference(trained(tmp_path, 8, 1), trained(tmp_path, 8, 1, activation_checkpointing=True)) < 1e-6
+
+
+def test_evaluating_more_often_changes_no_training_step(tmp_path):
+    """A data loader draws a random seed whenever it is read; dropout must not feel it, or resuming would be inexact."""
+    weights = []
+    for name, options in {"never": {}, "often": {"eval_strategy": "steps", "eval_steps": 2}}.items():
+        trainer = four_tasks_trainer(tmp_path / name, **options)
+        trainer.train()
+        assert bool(evaluation_logs(trainer)) == (name == "often")
+        weights.append(trainer.model)
+    assert largest_difference(*weights) == 0.0
