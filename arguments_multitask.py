@@ -473,9 +473,7 @@ def read_yaml(text: str, where: str) -> Any:
     """
     try:
         return yaml.load(text, Loader=RecipeLoader)
-    except (
-        Exception
-    ) as error:  # a YAMLError, or Python's own error for a wrong explicit tag (`!!int x`, `!!timestamp x`)
+    except Exception as error:  # a YAMLError, or Python's own for a wrong tag (`!!int x`, `!!timestamp x`)
         raise ValueError(f"{where} is not valid YAML: {error}") from error
 
 

@@ -125,7 +125,7 @@ def test_the_recipe_that_is_spoilt_is_a_good_one(tmp_path: Path) -> None:
     parse_arguments([str(tmp_path / "r.yaml"), "--output_dir", str(tmp_path / "out")])
 
 
-@settings(max_examples=150, **FUZZ)
+@settings(max_examples=100, **FUZZ)
 @given(recipe=spoilt_recipes())
 def test_a_spoilt_recipe_is_read_or_refused(recipe: dict[str, Any], tmp_path: Path, capsys) -> None:
     """JSON is YAML: the file holds exactly what was drawn, lone surrogates and NaN included."""
@@ -134,7 +134,7 @@ def test_a_spoilt_recipe_is_read_or_refused(recipe: dict[str, Any], tmp_path: Pa
     assert not (tmp_path / "out").exists()
 
 
-@settings(max_examples=150, **FUZZ)
+@settings(max_examples=50, **FUZZ)
 @given(text=st.text(max_size=60) | st.lists(WORDS, max_size=4).map(": ".join))
 @example(text="tasks: !!python/object/apply:os.system ['exit 3']")
 @example(text="&a [*a]")
@@ -155,7 +155,7 @@ FLAGS = (
 ).split()
 
 
-@settings(max_examples=100, **FUZZ)
+@settings(max_examples=50, **FUZZ)
 @given(words=st.lists(st.sampled_from(FLAGS), max_size=5))
 def test_any_command_line_is_read_or_refused(words: list[str], tmp_path: Path, capsys) -> None:
     (tmp_path / "r.yaml").write_text(json.dumps(RECIPE))
@@ -215,7 +215,7 @@ def tokenizer() -> Any:
     return tiny_tokenizer("bert")
 
 
-@settings(max_examples=200, **FUZZ)
+@settings(max_examples=100, **FUZZ)
 @given(rows=tables(), fields=st.fixed_dictionaries(FIELDS))
 def test_any_rows_are_tokenised_or_refused(rows: Dataset, fields: dict[str, Any], tokenizer: Any) -> None:
     """Through the file, the schema, the checks, the cut and the tokenizer."""
@@ -264,7 +264,7 @@ def model() -> MultiTaskModel:
     return MultiTaskModel(config, encoder=encoder).eval()
 
 
-@settings(max_examples=200, **FUZZ)
+@settings(max_examples=150, **FUZZ)
 @given(texts=st.lists(ITEMS, max_size=4) | ITEMS, options=OPTIONS)
 def test_any_request_is_answered_item_by_item_or_refused(texts: Any, options: dict[str, Any], model, tokenizer) -> None:
     logging.getLogger("pipeline_multitask").setLevel(logging.ERROR)
