@@ -330,7 +330,7 @@ def test_the_best_model_by_any_metric_is_the_one_that_is_left(tmp_path, metric):
         tmp_path,
         arguments_class=MultiTaskTrainingArguments,
         num_train_epochs=4,
-        learning_rate=0.02,
+        learning_rate=0.01,
         eval_strategy="epoch",
         save_strategy="epoch",
         load_best_model_at_end=True,
