@@ -2,7 +2,7 @@
 
     python tests/run_that_ends.py "kill 7" recipe.yaml --output_dir OUT       # SIGKILL to itself, on every rank
     python tests/run_that_ends.py "terminate 7" recipe.yaml ...               # SIGTERM, on the first rank alone
-    python tests/run_that_ends.py "fill 7 optimizer.pt" recipe.yaml ...       # no later file gets as long as that one
+    python tests/run_that_ends.py "fill 7 optimizer.pt 0" recipe.yaml ...     # rank 0 writes no file of that size
 
 Signals come in the middle of step 7, between two micro-batches. Everything else is `train_hf.main`, which is not
 touched: the callback is one of those that transformers gives to every Trainer.
@@ -34,7 +34,7 @@ class Fate(TrainerCallback):
         elif EVENT == "terminate" and args.process_index == 0:
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(GRACE_SECONDS)
-        elif EVENT == "fill" and args.process_index == 0:
+        elif EVENT == "fill" and args.process_index == int(DETAIL[1]):
             newest = max(Path(args.output_dir).glob("checkpoint-*"), key=lambda folder: folder.stat().st_mtime)
             limit = (newest / DETAIL[0]).stat().st_size - 1
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that writing fails with an error, as on a full disk

@@ -137,7 +137,7 @@ def test_a_run_that_is_killed_three_times_ends_with_the_weights_of_the_unbroken_
 def test_a_disk_that_fills_while_saving_leaves_the_checkpoint_before_to_go_on_from(run_of, file):
     """Even if only one checkpoint is kept: the older one goes when the newer one is complete."""
     run, name = run_of(1), f"full_{file}"
-    full = run(name, "--save_total_limit", "1", event=f"fill 7 {file}")
+    full = run(name, "--save_total_limit", "1", event=f"fill 7 {file} 0")
     assert full.returncode == 1 and "Error" in full.stderr, full.stderr
     assert run.checkpoints(name) == ["checkpoint-10!", "checkpoint-5"]
     assert (run.folder / name / "checkpoint-10" / INCOMPLETE_MARKER).exists()
@@ -148,6 +148,14 @@ def test_a_disk_that_fills_while_saving_leaves_the_checkpoint_before_to_go_on_fr
     assert f"Going on from {going_on}" in done.stderr
     assert run.weights(name) == run.weights("unbroken")
     assert run.checkpoints(name) == ["checkpoint-24"]
+
+
+def test_the_checkpoint_before_stays_until_every_rank_has_written_its_part(run_of):
+    """Here the second rank cannot write its random state, while the first one could write everything."""
+    run = run_of(2)
+    full = run("full_rank", "--save_total_limit", "1", event="fill 7 rng_state_1.pth 1")
+    assert full.returncode == 1, full.stderr
+    assert run.checkpoints("full_rank") == ["checkpoint-10!", "checkpoint-5"]
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
