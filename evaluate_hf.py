@@ -67,7 +67,7 @@ def open_model(name: str, offline: bool) -> tuple[MultiTaskModel, Any]:
         )
         tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=offline, trust_remote_code=False)
     refuse_missing_weights(name, report["missing_keys"])
-    check_vocabulary(name, tokenizer, model.get_input_embeddings().num_embeddings)
+    check_vocabulary(name, tokenizer, model.get_input_embeddings())
     return model, tokenizer
 
 
