@@ -152,7 +152,7 @@ def describe_weights(file_names: list[str]) -> str:
     )
 
 
-def check_vocabulary(name: str, tokenizer: Any, model: Any) -> None:
+def check_vocabulary(name: str, tokenizer: Any, embeddings: Any) -> None:
     """Raise ValueError unless a tokenizer has words, and the model embeds each of its tokens.
 
     Without its files transformers makes a tokenizer that knows special tokens alone: every text would be `[UNK]`.
@@ -160,9 +160,9 @@ def check_vocabulary(name: str, tokenizer: Any, model: Any) -> None:
     Args:
         name (str): The model's folder or Hub id, for the message.
         tokenizer: The tokenizer that was opened there.
-        model: The model, whose token embeddings are counted.
+        embeddings (nn.Embedding): The model's token embeddings.
     """
-    tokens, embedded = len(tokenizer), model.get_input_embeddings().num_embeddings
+    tokens, embedded = len(tokenizer), embeddings.num_embeddings
     if tokens <= len(tokenizer.all_special_tokens):
         raise ValueError(
             f"A model needs its tokenizer; {name!r} has none (no tokenizer.json or vocabulary, only {tokens} special "

@@ -72,7 +72,7 @@ def open_model(name: str, offline: bool) -> tuple[MultiTaskModel, Any]:
             name, config=model.config, local_files_only=offline, trust_remote_code=False
         )
     refuse_missing_weights(name, report["missing_keys"])
-    check_vocabulary(name, tokenizer, model)
+    check_vocabulary(name, tokenizer, model.get_input_embeddings())
     return model, tokenizer
 
 

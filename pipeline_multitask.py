@@ -249,7 +249,8 @@ def check_request(
     """Return the names of the tasks to answer, or raise ValueError naming what is unknown or no text."""
     known = model.config.tasks
     if isinstance(tasks, str) or not isinstance(tasks, Iterable | None):
-        raise ValueError(f"Give a list of tasks, not one {type(tasks).__name__}: tasks=[{tasks!r}].")
+        given = "one string" if isinstance(tasks, str) else type(tasks).__name__
+        raise ValueError(f"Give a list of tasks, not {given}: tasks=[{tasks!r}].")
     names = list(known if tasks is None else tasks)
     unknown = [name for name in names if not isinstance(name, str) or name not in known]
     if unknown:

@@ -70,7 +70,7 @@ def build_model(arguments: ModelArguments, loaded: dict[str, LoadedTask], offlin
             task_name=arguments.task_name,
         )
         tokenizer = AutoTokenizer.from_pretrained(source.path, trust_remote_code=False)
-    check_vocabulary(arguments.encoder, tokenizer, model)
+    check_vocabulary(arguments.encoder, tokenizer, model.get_input_embeddings())
     return model, tokenizer
 
 

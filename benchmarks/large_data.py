@@ -158,7 +158,7 @@ def measure_step(tasks: int, steps: int) -> dict[str, Any]:
     names = [f"task{number:02}" for number in range(tasks)]
     spec = {"kind": "text-classification", "labels": list(LABELS)}
     torch.manual_seed(SEED)
-    model = MultiTaskModel.from_backbone(source, tasks=dict.fromkeys(names, spec))
+    model: Any = MultiTaskModel.from_backbone(source, tasks=dict.fromkeys(names, spec))
     generator = np.random.default_rng(SEED)
     texts = [" ".join(generator.choice(WORDS, size=16)) for _ in range(64)]
     ids = tokenizer(texts)["input_ids"]
@@ -177,16 +177,16 @@ def measure_step(tasks: int, steps: int) -> dict[str, Any]:
     model.train()
     for step in range(steps + 2):
         places = [(step * BATCH + place) % len(sampling) for place in range(BATCH)]
-        items = timed("read", lambda places=places: [sampling[place] for place in places])
-        batch = timed("collate", lambda items=items: collator(items))
-        output = timed("forward", lambda batch=batch: model(**batch))
+        items = timed("read", partial(list, map(sampling.__getitem__, places)))
+        batch = timed("collate", partial(collator, items))
+        output = timed("forward", partial(model, **batch))
         timed("backward", output.loss.backward)
         timed("optimizer", optimizer.step)
         optimizer.zero_grad()
     model.eval()
     with torch.no_grad():
         for _ in range(steps + 2):
-            timed("inference", lambda: model(batch["input_ids"], batch["attention_mask"]))
+            timed("inference", partial(model, batch["input_ids"], batch["attention_mask"]))
     medians = {part: statistics.median(values[2:]) for part, values in parts.items()}
     inference = medians.pop("inference")
     return {

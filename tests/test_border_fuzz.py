@@ -214,7 +214,7 @@ FIELDS = {
 
 @st.composite
 def tables(draw: Callable) -> tuple[Dataset, dict[str, Any]]:
-    """Two to five rows, usual ones or anything, and the fields of the task; some columns have an odd or missing value."""
+    """Two to five rows, usual ones or anything, and the fields of the task; in some columns a value is odd."""
     anything = st.dictionaries(
         st.sampled_from(COLUMN_NAMES), st.sampled_from(list(COLUMN_TYPES)), min_size=1, max_size=4
     )
