@@ -156,6 +156,8 @@ def main(argv: list[str] | None = None) -> MultiTaskTrainer | None:
                 loaded, tokenizer, model.max_length(tokenizer), embed=partial(model.encode, tokenizer=tokenizer)
             )
         sampling = build_sampling(features, data_args, args)
+        guard = SamplingGuard(sampling)
+        guard.check(args)
         recipe = describe_recipe((model_args, data_args, args), model, sampling)
         if resume is not None:
             check_recipe(resume, recipe, args.resume_changed_recipe)
@@ -177,7 +179,7 @@ def main(argv: list[str] | None = None) -> MultiTaskTrainer | None:
         eval_dataset=features.validation,
         compute_metrics=MultiTaskMetrics(model.config.tasks),
         preprocess_logits_for_metrics=preprocess_logits_for_metrics,
-        callbacks=[SamplingGuard(sampling), *([TaskEarlyStopping(patience)] if patience else [])],
+        callbacks=[guard, *([TaskEarlyStopping(patience)] if patience else [])],
     )
     trainer.save_metrics("train", trainer.train(resume and str(resume)).metrics)
     trainer.save_model()

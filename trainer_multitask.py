@@ -53,6 +53,10 @@ class SamplingGuard(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Check the arguments."""
+        self.check(args)
+
+    def check(self, args: TrainingArguments) -> None:
+        """Raise ValueError naming every argument that would change the plan."""
         rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
         refused = {
             f"train_sampling_strategy={args.train_sampling_strategy!r} reorders the plan; set it to 'sequential'.": (

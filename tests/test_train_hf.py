@@ -170,6 +170,17 @@ def test_a_trained_model_is_not_replaced_unasked(
     assert (trained / "model.safetensors").stat().st_mtime_ns == before
 
 
+def test_settings_that_would_destroy_the_plan_are_refused_before_training(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In one line, before anything is written."""
+    with pytest.raises(SystemExit, match="2"):
+        train_hf.main([str(recipe), "--output_dir", str(tmp_path / "none"), "--label_smoothing_factor", "0.1"])
+    told = capsys.readouterr().err
+    assert "train_hf.py: error:" in told and "set loss.label_smoothing of a task" in told
+    assert not (tmp_path / "none").exists()
+
+
 def test_resuming_from_the_last_checkpoint_ends_with_the_same_weights(
     trained: Path, recipe: Path, tmp_path: Path
 ) -> None:
