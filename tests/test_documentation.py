@@ -58,7 +58,8 @@ def test_every_make_target_of_the_readme_exists() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["train_hf.py", "evaluate_hf.py", "example_data.py", "benchmarks/recipe_results.py", "benchmarks/large_data.py"]
+    "command",
+    ["train_hf.py", "evaluate_hf.py", "example_data.py", "benchmarks/recipe_results.py", "benchmarks/large_data.py"],
 )
 def test_help_works(command: str) -> None:
     """And says how the command is called and what it takes."""
@@ -83,11 +84,7 @@ def test_the_readmes_python_runs_on_the_quickstart_model(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     "path",
-    [
-        path
-        for recipe in RECIPES
-        if (path := REPOSITORY / "benchmarks" / "results" / f"{recipe.stem}.json").exists()
-    ],
+    [path for recipe in RECIPES if (path := REPOSITORY / "benchmarks" / "results" / f"{recipe.stem}.json").exists()],
     ids=lambda path: path.stem,
 )
 def test_the_readmes_figures_are_those_of_the_results_files(path: Path) -> None:
