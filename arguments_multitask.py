@@ -222,7 +222,7 @@ def _default_report_to() -> str:
 
 @dataclass(repr=False)  # TrainingArguments' own repr hides the Hub token, a generated one would print it
 class MultiTaskTrainingArguments(TrainingArguments):
-    """`transformers.TrainingArguments` with other defaults and three arguments more.
+    """`transformers.TrainingArguments` with other defaults and four arguments more.
 
     Defaults that differ from `TrainingArguments`:
 
