@@ -207,7 +207,8 @@ if case == "parameter" and trainer.args.process_index == 1:
 try:
     trainer.train()
 except FloatingPointError as error:
-    print(f"rank {trainer.args.process_index} after step {trainer.state.global_step}: {error}", flush=True)
+    said = f"\\nrank {trainer.args.process_index} after step {trainer.state.global_step}: {error}\\n"
+    print(said, end="", flush=True)  # one write, so that the ranks' lines do not run into each other
     raise
 """
 
