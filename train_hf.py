@@ -135,6 +135,36 @@ def print_plan(notes: list[str], sampling: TaskSamplingDataset, args: MultiTaskT
     print(sampling.plan(args.per_device_train_batch_size), end="\n\n", flush=True)
 
 
+def report_run(
+    trainer: MultiTaskTrainer,
+    loaded: dict[str, LoadedTask],
+    notes: list[str],
+    scores: dict[str, float],
+    split: str,
+    encoder: str,
+    sample_texts: list[str] | None,
+) -> None:
+    """Print the scores of a split and the answers to sample texts; write curves and model card."""
+    curves = plot_curves(trainer.state.log_history, Path(trainer.args.output_dir) / "curves.png")
+    table = format_scores(trainer.model.config.tasks, scores, split)
+    print(table)
+    write_card(
+        trainer.args,
+        encoder,
+        loaded,
+        scores=table,
+        plan=trainer.train_dataset.plan(trainer.args.per_device_train_batch_size),
+        split=split,
+        notes=notes,
+        embedding_size=trainer.model.config.embedding_size,
+        rows_per_step=trainer.train_dataset.rows_per_step,
+        curves=curves is not None,
+    )
+    if sample_texts:
+        print(format_answers(sample_texts, trainer.model.predict(sample_texts, trainer.processing_class)))
+    print(f"\nSaved to {trainer.args.output_dir}")
+
+
 def main(argv: list[str] | None = None) -> MultiTaskTrainer | None:
     """Parse, load, train, evaluate, save; return the trainer as it is at the end (None after a dry run)."""
     model_args, data_args, args = parse_arguments(argv)
@@ -191,24 +221,7 @@ def main(argv: list[str] | None = None) -> MultiTaskTrainer | None:
     trainer.save_metrics(split, scores | {f"{split}_protocol": described})
 
     if is_main:
-        curves = plot_curves(trainer.state.log_history, Path(args.output_dir) / "curves.png")
-        table = format_scores(model.config.tasks, scores, split)
-        print(table)
-        write_card(
-            args,
-            model_args.encoder,
-            loaded,
-            scores=table,
-            plan=sampling.plan(args.per_device_train_batch_size),
-            split=split,
-            notes=features.notes,
-            embedding_size=model.config.embedding_size,
-            rows_per_step=sampling.rows_per_step,
-            curves=curves is not None,
-        )
-        if data_args.sample_texts:
-            print(format_answers(data_args.sample_texts, model.predict(data_args.sample_texts, tokenizer)))
-        print(f"\nSaved to {args.output_dir}")
+        report_run(trainer, loaded, features.notes, scores, split, model_args.encoder, data_args.sample_texts)
     return trainer
 
 
