@@ -151,6 +151,11 @@ class ModelArguments:
     max_seq_length: int | None = _option(
         "Tokens a text is cut to, special tokens included; unset, what the encoder's folder says."
     )
+    read_case: bool = _option(
+        "Whether an uncased WordPiece encoder (BERT, MiniLM, MPNet) reads upper and lower case: names are told apart "
+        "better, texts get no longer.",
+        False,
+    )
     task_name: str | None = _option(
         "Task that the one-head views and stock pipelines answer with; unset, the first by name of the fitting kind."
     )

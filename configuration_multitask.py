@@ -235,6 +235,8 @@ class MultiTaskConfig(PretrainedConfig):
         normalize_embeddings (bool): Whether `sentence_embedding` has L2 norm 1. Heads read the vector before that.
         head_dropout (float): Dropout (0-1) in front of every head.
         max_seq_length (int): Tokens a text is cut to, special tokens included. Default: the encoder's own limit.
+        cased_vocab_size (int): Tokens of a vocabulary with case variants (see `cased_vocabulary`), where the tokenizer
+            has one. Default: none, the tokenizer is the encoder's own.
 
     Raises:
         ValueError: for a task, pooling or size that is not valid; see `check_task`.
@@ -262,6 +264,7 @@ class MultiTaskConfig(PretrainedConfig):
         normalize_embeddings: bool = False,
         head_dropout: float = 0.1,
         max_seq_length: int | None = None,
+        cased_vocab_size: int | None = None,
         **kwargs: Any,
     ):
         if encoder_config is None:
@@ -283,6 +286,7 @@ class MultiTaskConfig(PretrainedConfig):
         self.normalize_embeddings = normalize_embeddings
         self.head_dropout = head_dropout
         self.max_seq_length = max_seq_length
+        self.cased_vocab_size = cased_vocab_size
         self._check_own_fields()
         # super() sets it on the encoder's config too: None there, and a live encoder would ignore its attention mask
         kwargs.setdefault("attn_implementation", encoder_config._attn_implementation)
@@ -294,7 +298,7 @@ class MultiTaskConfig(PretrainedConfig):
                 f"pooling must be one of {', '.join(POOLINGS)}; got {self.pooling!r}."
                 f"{nearest_name(self.pooling, POOLINGS)}"
             )
-        for field in ("projection_dim", "max_seq_length"):
+        for field in ("projection_dim", "max_seq_length", "cased_vocab_size"):
             value = getattr(self, field)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ValueError(f"{field} must be a positive whole number or None; got {value!r}.")

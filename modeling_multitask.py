@@ -138,6 +138,34 @@ class TaskHead(nn.Module):
         return self.out(self.dropout(self.activation(self.dense(features))))
 
 
+class CasedEmbedding(nn.Module):
+    """Token embeddings for a vocabulary with case variants: the base token's vector plus the vector of its case.
+
+    `forward`: ids (...) of the cased vocabulary -> vectors (..., hidden_size). `cased_vocabulary` makes the ids.
+
+    Args:
+        base (nn.Embedding): The encoder's own embeddings, of the uncased vocabulary.
+        size (int): Tokens of the cased vocabulary.
+    """
+
+    CASES = 3  # lower, Capitalised, UPPER
+    bases: Tensor  # the base token of every id. Shape (size,), int64
+    cases: Tensor  # the case of every id. Shape (size,), int64
+
+    def __init__(self, base: nn.Embedding, size: int):
+        super().__init__()
+        self.base = base
+        self.case = nn.Embedding(self.CASES, base.embedding_dim, dtype=base.weight.dtype, device=base.weight.device)
+        nn.init.zeros_(self.case.weight)
+        self.num_embeddings = size
+        self.register_buffer("bases", torch.zeros(size, dtype=torch.long))
+        self.register_buffer("cases", torch.zeros(size, dtype=torch.long))
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """Ids (...) -> vectors (..., hidden_size)."""
+        return self.base(self.bases[input_ids]) + self.case(self.cases[input_ids])
+
+
 # Losses: logits and labels of the labelled items only -> one loss an item, so that the divisor is the model's business.
 
 
@@ -271,6 +299,9 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
         self.encoder = AutoModel.from_config(config.encoder_config) if encoder is None else encoder
         if getattr(self.encoder, "pooler", None) is not None:
             self.encoder.pooler = None  # nothing reads it, and DDP would wait for its gradient
+        if config.cased_vocab_size:
+            base = self.encoder.get_input_embeddings()
+            self.encoder.set_input_embeddings(CasedEmbedding(base, config.cased_vocab_size))
         self.projection = (
             nn.Linear(config.hidden_size, config.projection_dim) if config.projection_dim else nn.Identity()
         )
@@ -324,6 +355,19 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         """Replace the encoder's token embeddings."""
         self.encoder.set_input_embeddings(value)
+
+    def read_case(self, bases: Sequence[int], cases: Sequence[int]) -> None:
+        """Read the ids of a cased vocabulary from now on; every embedding stays as it was until training.
+
+        Args:
+            bases (Sequence[int]): The encoder's own token id for every id of the cased vocabulary.
+            cases (Sequence[int]): The case of every id, 0 (lower) to 2.
+        """
+        embedding = CasedEmbedding(self.get_input_embeddings(), len(bases))
+        embedding.bases.copy_(torch.as_tensor(bases))
+        embedding.cases.copy_(torch.as_tensor(cases))
+        self.set_input_embeddings(embedding)
+        self.config.cased_vocab_size = len(bases)
 
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
         """Save weights (safetensors), configuration, the three files of code and the pipeline entry.

@@ -21,7 +21,7 @@ from configuration_multitask import nearest_name
 
 STRATEGIES = ("proportional", "uniform", "temperature", "annealed", "shares", "alternating")
 GROUPINGS = ("length", "none")
-STEPS_PER_WINDOW = 100
+STEPS_PER_WINDOW = 400
 """Steps whose rows are sorted by length together: longer windows pad less and mix less."""
 
 

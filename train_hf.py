@@ -18,6 +18,7 @@ from datasets import disable_progress_bars
 from transformers import AutoTokenizer, set_seed
 
 from arguments_multitask import DataArguments, ModelArguments, MultiTaskTrainingArguments, parse_arguments
+from cased_vocabulary import cased_tokenizer
 from data_collator import MultiTaskDataCollator
 from encoder_source import check_vocabulary, find_encoder
 from fast_dropout import use_fast_dropout
@@ -71,6 +72,9 @@ def build_model(arguments: ModelArguments, loaded: dict[str, LoadedTask], offlin
         )
         tokenizer = AutoTokenizer.from_pretrained(source.path, trust_remote_code=False)
     check_vocabulary(arguments.encoder, tokenizer, model.get_input_embeddings())
+    if arguments.read_case:
+        tokenizer, bases, cases = cased_tokenizer(tokenizer)
+        model.read_case(bases, cases)
     return model, tokenizer
 
 

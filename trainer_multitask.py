@@ -248,7 +248,7 @@ class MultiTaskTrainer(Trainer):
 def parameter_groups(
     model: nn.Module, learning_rate: float, head_learning_rate: float, weight_decay: float
 ) -> list[dict[str, Any]]:
-    """Optimizer groups by part (encoder, everything else) and decay (matrices; no biases, norms or other vectors).
+    """Optimizer groups by part (pretrained, new) and decay (matrices; no biases, norms or other vectors).
 
     Returns:
         `[{"params", "lr", "weight_decay"}]`, empty groups left out.
@@ -256,7 +256,7 @@ def parameter_groups(
     groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            is_encoder = name.removeprefix("module.").startswith("encoder.")
-            rate = learning_rate if is_encoder else head_learning_rate
+            is_new = not name.removeprefix("module.").startswith("encoder.") or name.endswith(".case.weight")
+            rate = head_learning_rate if is_new else learning_rate
             groups[rate, weight_decay if parameter.dim() > 1 else 0.0].append(parameter)
     return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]

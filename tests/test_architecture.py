@@ -20,6 +20,7 @@ LIBRARY: dict[str, set[str]] = {
     "modeling_multitask": {"configuration_multitask", "pipeline_multitask"},
     "data_collator": {"configuration_multitask"},
     "arguments_multitask": {"configuration_multitask"},
+    "cased_vocabulary": set(),
     "fast_dropout": set(),
     "example_data": {"configuration_multitask"},
     "input_errors": set(),

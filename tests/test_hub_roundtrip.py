@@ -16,7 +16,9 @@ from numpy.testing import assert_allclose
 from safetensors.torch import load_file
 from tiny_models import TINY_TASKS, tiny_encoder, tiny_tokenizer
 from torch import nn
+from transformers import PreTrainedTokenizerFast
 
+from cased_vocabulary import cased_tokenizer
 from configuration_multitask import MultiTaskConfig
 from modeling_multitask import MultiTaskForTokenClassification, MultiTaskModel
 
@@ -97,9 +99,9 @@ with open(out + "/found.json", "w") as file:
 """
 
 
-@pytest.fixture(scope="module")
-def model() -> MultiTaskModel:
-    """A projected, normalising model with one task of every kind, its heads drawn wide."""
+@pytest.fixture(scope="module", params=["uncased", "cased"])
+def model_and_tokenizer(request: pytest.FixtureRequest) -> tuple[MultiTaskModel, PreTrainedTokenizerFast]:
+    """A projected, normalising model with one task of every kind, its heads drawn wide; with and without case."""
     encoder = tiny_encoder("bert")
     config = MultiTaskConfig(
         encoder_config=encoder.config,
@@ -114,7 +116,24 @@ def model() -> MultiTaskModel:
         model = MultiTaskModel(config, encoder=encoder).eval()
         for parameter in model.heads.parameters():
             nn.init.normal_(parameter, std=0.5)
-    return model
+        tokenizer = tiny_tokenizer("bert")
+        if request.param == "cased":
+            tokenizer, bases, cases = cased_tokenizer(tokenizer)
+            model.read_case(bases, cases)
+            nn.init.normal_(model.get_input_embeddings().case.weight, std=0.5)
+    return model, tokenizer
+
+
+@pytest.fixture(scope="module")
+def model(model_and_tokenizer) -> MultiTaskModel:
+    """The model."""
+    return model_and_tokenizer[0]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(model_and_tokenizer) -> PreTrainedTokenizerFast:
+    """Its tokenizer."""
+    return model_and_tokenizer[1]
 
 
 @pytest.fixture(scope="module")
@@ -134,11 +153,11 @@ def read_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path],
 
 
 @pytest.fixture(scope="module")
-def saved(model: MultiTaskModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def saved(model: MultiTaskModel, tokenizer: PreTrainedTokenizerFast, tmp_path_factory) -> Path:
     """The folder that `save_pretrained` writes."""
     folder = tmp_path_factory.mktemp("saved")
     model.save_pretrained(folder)
-    tiny_tokenizer("bert").save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder
 
 
@@ -155,9 +174,9 @@ def found(elsewhere: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def expected(model: MultiTaskModel) -> dict[str, torch.Tensor]:
+def expected(model: MultiTaskModel, tokenizer: PreTrainedTokenizerFast) -> dict[str, torch.Tensor]:
     """Embedding and logits of every head in this process, on one thread as in the other."""
-    batch = tiny_tokenizer("bert")(TEXTS, padding=True, return_tensors="pt")
+    batch = tokenizer(TEXTS, padding=True, return_tensors="pt")
     pairs: dict[str, Any] = {f"pair_{name}": batch[name].flip(0) for name in ("input_ids", "attention_mask")}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -195,8 +214,7 @@ def test_the_one_head_auto_classes_answer_with_the_named_head(elsewhere: Path, f
     assert found[f"labels.{name}"] == TASKS[name]["labels"]
 
 
-def test_predict_and_encode_work_there_as_here(found: dict[str, Any], model: MultiTaskModel):
-    tokenizer = tiny_tokenizer("bert")
+def test_predict_and_encode_work_there_as_here(found: dict[str, Any], model: MultiTaskModel, tokenizer):
     here = model.predict([*TEXTS, PAIR], tokenizer)
     assert "joint" in here[2] and "similarity" in here[2], "premise"
     for there, answer in zip(found["predict"], here, strict=True):
@@ -220,8 +238,8 @@ def test_the_multitask_pipeline_gives_what_predict_gives(found: dict[str, Any]):
         assert_allclose(piped["sentence_embedding"], predicted["sentence_embedding"], atol=1e-6)
 
 
-def test_the_stock_pipelines_answer_with_the_named_head(found: dict[str, Any], model: MultiTaskModel):
-    here = model.predict(TEXTS, tiny_tokenizer("bert"))
+def test_the_stock_pipelines_answer_with_the_named_head(found: dict[str, Any], model: MultiTaskModel, tokenizer):
+    here = model.predict(TEXTS, tokenizer)
     for stock, answer in zip(found["stock topic"], here, strict=True):
         assert stock["label"] == answer["topic"]["label"]
         assert stock["score"] == pytest.approx(answer["topic"]["score"], abs=1e-5)
