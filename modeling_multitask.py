@@ -348,7 +348,7 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
         model_config = cls.config_class(encoder_config=encoder.config, tasks=tasks, **inherited, **config)
         return cls(model_config, encoder=encoder).eval()
 
-    def get_input_embeddings(self) -> nn.Module:
+    def get_input_embeddings(self) -> Any:
         """The encoder's token embeddings."""
         return self.encoder.get_input_embeddings()
 
