@@ -528,7 +528,8 @@ def plot_growth(axes: dict[str, list[dict[str, Any]]], path: Path) -> Path | Non
         for axis, (name, points) in zip(panels[row], axes.items(), strict=True):
             values = [point[name] for point in points]
             color = TASK_COLORS[row]
-            axis.plot(values, [point[key] for point in points], color=color, marker="o", markersize=5, linewidth=1.6)
+            heights = [point[key] for point in points]
+            axis.plot(values, heights, color=color, marker="o", markersize=5, linewidth=1.6)
             fixed = ", ".join(f"{value} {names[other]}" for other, value in POINT.items() if other != name)
             style_axes(axis, title)
             axis.set_xlabel(f"{names[name]} ({fixed})")
@@ -536,7 +537,7 @@ def plot_growth(axes: dict[str, list[dict[str, Any]]], path: Path) -> Path | Non
             axis.set_xlim(values[0] / 1.2, values[-1] * 1.2)
             axis.set_xticks(values, [str(value) for value in values])
             axis.minorticks_off()
-            axis.set_ylim(bottom=0)
+            axis.set_ylim(0, 1.1 * max(heights))
     return save(figure, path)
 
 

@@ -145,6 +145,8 @@ def test_the_classic_loop_pads_every_text_and_grouping_by_length_pads_least(
     bench, (_, chunk, _) = throughput.prepare(given, encoder, str(tmp_path))
     places = {name: run(name, bench, chunk, monkeypatch)[1].places for name in throughput.SYSTEMS}
     assert places["classic_loop"] == 8 * BATCH * throughput.MAX_LENGTH
+    lengths = [np.sort(features["length"])[::-1].reshape(-1, BATCH) for features in chunk.values()]
+    assert places["two_tuned_trainers"] == sum(int(batches.max(axis=1).sum()) * BATCH for batches in lengths)
     assert places["two_tuned_trainers"] < places["two_trainers"] < places["classic_loop"]
     assert places["ours"] < places["two_trainers"]
 
