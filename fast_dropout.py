@@ -1,8 +1,8 @@
 """Cheaper dropout on a CPU: masks from whole random words, in the modules and inside attention.
 
-PyTorch draws one random number an element. Here one draw of 64 random bits decides four elements, and the mask is one
-multiplication. On a CPU, where the encoder's dropout is a quarter of a training step, this is what makes it cheap; on a
-GPU it is not, and nothing is replaced there. It changes no parameter, no name and no file: only how masks are drawn.
+PyTorch draws one random number an element. Here one draw of 64 random bits decides eight elements. On a CPU, where the
+encoder's dropout is a quarter of a training step, this is what makes it cheap; on a GPU it is not, and nothing is
+replaced there. It changes no parameter, no name and no file: only how masks are drawn.
 
     use_fast_dropout(model)     # before training
 """
@@ -14,36 +14,40 @@ from transformers.masking_utils import eager_mask
 
 ATTENTION = "eager_fast_dropout"
 """Name of the attention function below among those of transformers."""
-LEVELS = 2**16
-"""A probability is met to within 1 / (2 * LEVELS)."""
+LEVELS = 2**8
+"""Values of the random byte that decides an element."""
 
 
-def dropout_factors(like: Tensor, probability: float) -> Tensor:
-    """Zero with a probability, else what keeps the mean: 1 / (1 - probability). Shape and dtype of `like`.
+def dropped_elements(shape: torch.Size, probability: float) -> Tensor:
+    """Which elements to drop, each with a probability. Bool, of a shape.
 
-    The random numbers come from PyTorch's default CPU generator, so that seeds, checkpoints' random states and
-    activation checkpointing hold as they do for `nn.Dropout`.
+    A byte meets probabilities of whole 256ths alone; the threshold of a call is therefore drawn too, between the two
+    nearest, so that each element is dropped as often as said. The random numbers come from PyTorch's default CPU
+    generator, so that seeds, checkpoints' random states and activation checkpointing hold as they do for `nn.Dropout`.
 
     Args:
-        like (Tensor): Any shape, on the CPU.
-        probability (float): 0 to 1, rounded to a multiple of 1 / `LEVELS`.
+        shape (torch.Size): Any.
+        probability (float): 0 to 1.
     """
-    dropped = round(probability * LEVELS)
-    if dropped == LEVELS:
-        return torch.zeros_like(like)
-    words = torch.empty(-(-like.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-    levels = words.view(torch.int16)[: like.numel()].view(like.shape)
-    return (levels >= dropped - LEVELS // 2).to(like.dtype).mul_(LEVELS / (LEVELS - dropped))
+    exact = probability * LEVELS
+    threshold = int(exact) + int(torch.rand(()).item() < exact % 1)
+    size = shape.numel()
+    words = torch.empty(-(-size // 8), dtype=torch.int64).random_(-(2**63), None)
+    # a comparison with 256 would wrap around in a byte
+    return words.view(torch.uint8)[:size].view(shape) < threshold if threshold < LEVELS else torch.ones(shape).bool()
 
 
 class FastDropout(nn.Dropout):
-    """`nn.Dropout` with the masks of `dropout_factors`; on other devices than the CPU the stock one."""
+    """`nn.Dropout` with the masks of `dropped_elements`; on other devices than the CPU the stock one."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Elements zeroed with probability `p` in training, the others divided by 1 - p. Any shape."""
         if input.device.type != "cpu":
             return super().forward(input)
-        return input * dropout_factors(input, self.p) if self.training and self.p else input
+        if not self.training or not self.p:
+            return input
+        kept = dropped_elements(input.shape, self.p).logical_not_()
+        return input * (kept * input.new_tensor(1 / (1 - self.p) if self.p < 1 else 0.0))
 
 
 def eager_attention(
@@ -56,9 +60,10 @@ def eager_attention(
     dropout: float = 0.0,
     **kwargs: object,
 ) -> tuple[Tensor, Tensor]:
-    """Scaled dot-product attention in plain products, its dropout from `dropout_factors`.
+    """Scaled dot-product attention in plain products, its dropout from `dropped_elements`.
 
-    On a CPU in bfloat16 it is also faster than PyTorch's fused attention, whose backward pass is slow there.
+    On a CPU in bfloat16 it is also faster than PyTorch's fused attention, whose backward pass is slow there. Everything
+    of shape (tokens, tokens) stays in the scores' dtype: a float32 mask would lift it all to float32.
 
     Args:
         module (nn.Module): The attention layer; in evaluation mode nothing is dropped.
@@ -75,10 +80,11 @@ def eager_attention(
     """
     scores = torch.matmul(query * (scaling or query.shape[-1] ** -0.5), key.transpose(2, 3))
     if attention_mask is not None:
-        scores = scores + attention_mask
+        scores = scores + attention_mask.clamp(min=torch.finfo(scores.dtype).min).to(scores.dtype)
     weights = scores.softmax(dim=-1)
     if dropout and module.training:
-        weights = weights * dropout_factors(weights, dropout)
+        weights = weights.masked_fill(dropped_elements(weights.shape, dropout), 0.0)
+        value = value / (1 - dropout) if dropout < 1 else value
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
 
 

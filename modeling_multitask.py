@@ -369,6 +369,21 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
         self.set_input_embeddings(embedding)
         self.config.cased_vocab_size = len(bases)
 
+    @property
+    def embedding_layer(self) -> nn.Module:
+        """What turns token ids into the encoder's first states; where no layer is called so, the token embeddings."""
+        return getattr(self.encoder, "embeddings", self.get_input_embeddings())
+
+    def freeze_embeddings(self) -> None:
+        """Train the encoder's embedding layer no more; vectors of cases, which are new, go on learning.
+
+        Half of MiniLM's parameters are word vectors, most of whose gradient is zero in any step.
+        """
+        self.embedding_layer.requires_grad_(False)
+        tokens = self.get_input_embeddings()
+        if isinstance(tokens, CasedEmbedding):
+            tokens.case.requires_grad_(True)
+
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
         """Save weights (safetensors), configuration, the three files of code and the pipeline entry.
 
@@ -382,7 +397,7 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
         """Training mode, except for modules whose every parameter is frozen: their dropout stays off."""
         super().train(mode)
         if mode:
-            for module in (self.encoder, self.projection, *self.heads.values()):
+            for module in (self.encoder, self.embedding_layer, self.projection, *self.heads.values()):
                 parameters = list(module.parameters())
                 if parameters and not any(parameter.requires_grad for parameter in parameters):
                     module.eval()

@@ -200,6 +200,8 @@ def main(argv: list[str] | None = None) -> MultiTaskTrainer | None:
     if data_args.dry_run:
         return None
 
+    if args.freeze_embeddings:
+        model.freeze_embeddings()
     if args.device.type == "cpu":
         use_fast_dropout(model)
     patience = args.early_stopping_patience

@@ -134,6 +134,15 @@ def test_a_saved_model_reopens_with_the_same_bits(family: str, tmp_path: Path):
     assert (again.encode([TEXT], cased) == model.encode([TEXT], cased)).all()
 
 
+def test_with_frozen_embeddings_the_vectors_of_cases_go_on_learning():
+    model = model_of("bert")
+    cased, bases, cases = cased_tokenizer(tiny_tokenizer("bert"))
+    model.read_case(bases, cases)
+    model.freeze_embeddings()
+    learning = {name for name, p in model.encoder.embeddings.named_parameters() if p.requires_grad}
+    assert learning == {"word_embeddings.case.weight"}
+
+
 @pytest.mark.parametrize("family", OTHERS)
 def test_a_tokenizer_that_reads_case_already_is_refused(family: str):
     with pytest.raises(ValueError, match=r"Only an uncased WordPiece tokenizer .* Leave read_case off"):

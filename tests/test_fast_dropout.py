@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from configuration_multitask import MultiTaskConfig
-from fast_dropout import ATTENTION, LEVELS, FastDropout, dropout_factors, use_fast_dropout
+from fast_dropout import ATTENTION, LEVELS, FastDropout, dropped_elements, eager_attention, use_fast_dropout
 from modeling_multitask import MultiTaskModel
 
 TEXTS = ["Anna won the game in Paris, not in Berlin.", "Rain.", "The new phone is fast and very good."]
@@ -24,25 +24,51 @@ def new_model(family: str, dropout: float) -> MultiTaskModel:
     return MultiTaskModel(MultiTaskConfig(encoder.config, TINY_TASKS, head_dropout=dropout), encoder=encoder)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("probability", [0.001, 0.1, 0.5, 0.9, 0.9999])
-def test_elements_are_dropped_as_often_as_said_and_the_others_keep_the_mean(probability: float, dtype: torch.dtype):
-    """Within five standard deviations of a million draws, and one value besides zero."""
+@pytest.mark.parametrize("probability", [0.0, 0.001, 0.1, 0.5, 0.9, 0.9999, 1.0])
+def test_elements_are_dropped_as_often_as_said(probability: float):
+    """Within five standard deviations of the draws, among them those of the threshold."""
     torch.manual_seed(0)
-    size = 1_000_003  # not a multiple of the four elements that a random word decides
-    factors = dropout_factors(torch.empty(size, dtype=dtype), probability)
-    dropped = float((factors == 0).double().mean())
-    assert abs(dropped - probability) < 5 * (probability * (1 - probability) / size) ** 0.5 + 0.5 / LEVELS
-    kept = factors[factors != 0].double().unique()
-    exact = 1 / (1 - round(probability * LEVELS) / LEVELS)
-    assert len(kept) == 1 and float(kept) == pytest.approx(exact, rel=torch.finfo(dtype).eps)
+    calls, size = 4000, 1003  # not a multiple of the eight elements that a random word decides
+    share = sum(float(dropped_elements(torch.Size([size]), probability).double().mean()) for _ in range(calls)) / calls
+    draws = (probability * (1 - probability) / (calls * size)) ** 0.5 + 0.5 / LEVELS / calls**0.5
+    assert abs(share - probability) <= 5 * draws
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("probability", [0.001, 0.1, 0.5, 0.9])
+def test_kept_elements_are_scaled_so_that_the_mean_stays(probability: float, dtype: torch.dtype):
+    torch.manual_seed(0)
+    values = FastDropout(probability)(torch.ones(4096, dtype=dtype))
+    kept = values[values != 0].double().unique()
+    assert len(kept) == 1 and float(kept) == pytest.approx(1 / (1 - probability), rel=torch.finfo(dtype).eps)
 
 
 def test_neighbours_are_dropped_independently():
-    """The four elements of one random word tell nothing about each other."""
+    """The eight elements of one random word tell nothing about each other."""
     torch.manual_seed(0)
-    zeros = (dropout_factors(torch.empty(400_000), 0.5) == 0).double().view(-1, 4)
-    assert (torch.corrcoef(zeros.T) - torch.eye(4)).abs().max() < 5 / 100_000**0.5
+    zeros = dropped_elements(torch.Size([800_000]), 0.5).double().view(-1, 8)
+    assert (torch.corrcoef(zeros.T) - torch.eye(8)).abs().max() < 5 / 100_000**0.5
+
+
+def test_attention_drops_whole_weights_and_keeps_the_mean():
+    """With uniform attention over values of one, the mean over many masks is one."""
+    torch.manual_seed(0)
+    query = torch.zeros(64, 2, 16, 8)
+    module = nn.Identity().train()
+    output, weights = eager_attention(module, query, query, torch.ones_like(query), None, dropout=0.25)
+    assert float((weights == 0).double().mean()) == pytest.approx(0.25, abs=0.02)
+    assert float(output.mean()) == pytest.approx(1.0, abs=0.02)
+    still, _ = eager_attention(module.eval(), query, query, torch.ones_like(query), None, dropout=0.25)
+    assert torch.equal(still, torch.ones_like(still))
+
+
+def test_attention_in_bfloat16_stays_there_under_a_float32_mask():
+    """As autocast has it: the mask is made in float32, the products are bfloat16."""
+    query = torch.randn(2, 2, 4, 8, dtype=torch.bfloat16)
+    mask = torch.zeros(2, 1, 4, 4).masked_fill(torch.tensor([0, 0, 0, 1]).bool(), torch.finfo(torch.float32).min)
+    _, weights = eager_attention(nn.Identity().eval(), query, query, query, mask)
+    assert weights.dtype == torch.bfloat16
+    assert (weights[..., 3] == 0).all() and torch.allclose(weights.float().sum(-1), torch.ones(2, 2, 4), atol=0.02)
 
 
 def test_probability_0_and_1_and_evaluation_are_those_of_the_stock_module():

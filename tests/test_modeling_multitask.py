@@ -636,6 +636,19 @@ def test_frozen_parts_stay_in_evaluation_mode_and_keep_their_bits(tokenizer: Pre
     assert not model.eval().training and not model.projection.training
 
 
+def test_frozen_embeddings_keep_their_bits_and_the_rest_learns(family: str):
+    model, tokenizer = new_model(family), tiny_tokenizer(family)
+    model.freeze_embeddings()
+    before = copy.deepcopy(model.state_dict())
+    optimizer = torch.optim.AdamW((p for p in model.train().parameters() if p.requires_grad), lr=0.1)
+    assert not model.encoder.embeddings.training and model.encoder.training
+    model(**batch_of(tokenizer, model, mixed_items(tokenizer))).loss.backward()
+    optimizer.step()
+    for name, tensor in model.state_dict().items():
+        unused = "relative_attention_bias" in name  # MPNet's, whose gradient may be zero
+        assert torch.equal(tensor, before[name]) == name.startswith("encoder.embeddings.") or unused, name
+
+
 def test_activation_checkpointing_changes_no_gradient(family: str):
     model, tokenizer = new_model(family).train(), tiny_tokenizer(family)
     batch = batch_of(tokenizer, model, mixed_items(tokenizer))
