@@ -59,7 +59,14 @@ def test_every_make_target_of_the_readme_exists() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["train_hf.py", "evaluate_hf.py", "example_data.py", "benchmarks/recipe_results.py", "benchmarks/large_data.py"],
+    [
+        "train_hf.py",
+        "evaluate_hf.py",
+        "example_data.py",
+        "benchmarks/recipe_results.py",
+        "benchmarks/large_data.py",
+        "benchmarks/train_throughput.py",
+    ],
 )
 def test_help_works(command: str) -> None:
     """And says how the command is called and what it takes."""
