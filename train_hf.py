@@ -19,9 +19,9 @@ from transformers import AutoTokenizer, set_seed
 
 from arguments_multitask import DataArguments, ModelArguments, MultiTaskTrainingArguments, parse_arguments
 from cased_vocabulary import cased_tokenizer
+from cpu_training import use_bfloat16_states, use_fast_dropout
 from data_collator import MultiTaskDataCollator
 from encoder_source import check_vocabulary, find_encoder
-from fast_dropout import use_fast_dropout
 from input_errors import explain_loading, one_line_errors
 from modeling_multitask import MultiTaskModel
 from run_checkpoints import check_recipe, describe_run, find_checkpoint
@@ -76,6 +76,16 @@ def build_model(arguments: ModelArguments, loaded: dict[str, LoadedTask], offlin
         tokenizer, bases, cases = cased_tokenizer(tokenizer)
         model.read_case(bases, cases)
     return model, tokenizer
+
+
+def prepare_training(model: MultiTaskModel, args: MultiTaskTrainingArguments) -> None:
+    """Freeze what shall stay as it is; on a CPU, make steps cheaper."""
+    if args.freeze_embeddings:
+        model.freeze_embeddings()
+    if args.device.type == "cpu":
+        use_fast_dropout(model)
+        if args.bf16:
+            use_bfloat16_states(model)
 
 
 def build_sampling(
@@ -200,10 +210,7 @@ def main(argv: list[str] | None = None) -> MultiTaskTrainer | None:
     if data_args.dry_run:
         return None
 
-    if args.freeze_embeddings:
-        model.freeze_embeddings()
-    if args.device.type == "cpu":
-        use_fast_dropout(model)
+    prepare_training(model, args)
     patience = args.early_stopping_patience
     trainer = MultiTaskTrainer(
         model=model,

@@ -67,11 +67,10 @@ from arguments_multitask import DataArguments, ModelArguments, MultiTaskTraining
 from configuration_multitask import TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION
 from data_collator import MultiTaskDataCollator
 from encoder_source import find_encoder
-from fast_dropout import use_fast_dropout
 from task_data import LoadedTask, load_tasks
 from task_features import TaskFeatures, build_features
 from task_plots import TASK_COLORS, has_matplotlib, save, style_axes
-from train_hf import build_model, build_sampling
+from train_hf import build_model, build_sampling, prepare_training
 from trainer_multitask import MultiTaskTrainer, SamplingGuard
 
 ENCODER = "all-MiniLM-L6-v2"
@@ -177,10 +176,9 @@ def ours(bench: Bench, rows: Rows, meter: Meter, freeze_embeddings: bool = False
     """One model for all tasks, put together as in `train_hf.py`."""
     model, tokenizer = build_model(bench.model, bench.loaded, offline=True)
     sampling = build_sampling(TaskFeatures(train=rows), bench.data, bench.args)
-    if freeze_embeddings or bench.args.freeze_embeddings:
+    if freeze_embeddings:
         model.freeze_embeddings()
-    if bench.args.device.type == "cpu":
-        use_fast_dropout(model)
+    prepare_training(model, bench.args)
     trainer = MultiTaskTrainer(
         model=model,
         args=bench.args,

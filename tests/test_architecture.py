@@ -21,7 +21,7 @@ LIBRARY: dict[str, set[str]] = {
     "data_collator": {"configuration_multitask"},
     "arguments_multitask": {"configuration_multitask"},
     "cased_vocabulary": set(),
-    "fast_dropout": set(),
+    "cpu_training": set(),
     "example_data": {"configuration_multitask"},
     "input_errors": set(),
     "encoder_source": {"configuration_multitask"},

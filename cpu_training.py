@@ -1,16 +1,19 @@
-"""Cheaper dropout on a CPU: masks from whole random words, in the modules and inside attention.
+"""What makes a training step cheaper on a CPU: dropout masks from whole random words, token states in bfloat16.
 
 PyTorch draws one random number an element. Here one draw of 64 random bits decides eight elements. On a CPU, where the
 encoder's dropout is a quarter of a training step, this is what makes it cheap; on a GPU it is not, and nothing is
-replaced there. It changes no parameter, no name and no file: only how masks are drawn.
+replaced there. Autocast keeps the token states between the layers in float32 and casts them for each product; here they
+are bfloat16 from the embeddings to the last layer. Neither changes a parameter, a name or a file.
 
-    use_fast_dropout(model)     # before training
+    use_fast_dropout(model)         # before training
+    use_bfloat16_states(model)      # where training is in bf16
 """
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import eager_mask
+from transformers.modeling_outputs import BaseModelOutput
 
 ATTENTION = "eager_fast_dropout"
 """Name of the attention function below among those of transformers."""
@@ -105,3 +108,21 @@ def use_fast_dropout(model: PreTrainedModel) -> None:
     encoder = model.encoder
     if encoder._supports_attention_backend and encoder.config._attn_implementation == "sdpa":
         encoder.set_attn_implementation(ATTENTION)
+
+
+def use_bfloat16_states(model: PreTrainedModel) -> None:
+    """Under autocast keep the encoder's token states in bfloat16 between its layers; its answer is float32 again.
+
+    Norms take and give bfloat16 then, and compute in float32 inside, as they do in a model that is bfloat16 as a whole.
+    """
+
+    def lower(module: nn.Module, inputs: object, states: Tensor) -> Tensor:
+        return states.to(torch.bfloat16) if torch.is_autocast_enabled("cpu") else states
+
+    def lift(module: nn.Module, inputs: object, output: BaseModelOutput) -> BaseModelOutput:
+        if torch.is_autocast_enabled("cpu"):
+            output.last_hidden_state = output.last_hidden_state.float()
+        return output
+
+    model.embedding_layer.register_forward_hook(lower)
+    model.encoder.register_forward_hook(lift)

@@ -1,4 +1,4 @@
-"""Cheap dropout drops as often, keeps the mean, is seeded; the encoder's answers and the saved folder stay the same."""
+"""Cheap dropout drops as often, keeps the mean, is seeded; answers stay the same, in bfloat16 nearly; so do folders."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,15 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from configuration_multitask import MultiTaskConfig
-from fast_dropout import ATTENTION, LEVELS, FastDropout, dropped_elements, eager_attention, use_fast_dropout
+from cpu_training import (
+    ATTENTION,
+    LEVELS,
+    FastDropout,
+    dropped_elements,
+    eager_attention,
+    use_bfloat16_states,
+    use_fast_dropout,
+)
 from modeling_multitask import MultiTaskModel
 
 TEXTS = ["Anna won the game in Paris, not in Berlin.", "Rain.", "The new phone is fast and very good."]
@@ -140,3 +148,22 @@ def test_the_choice_is_not_saved(tmp_path: Path, tokenizer: PreTrainedTokenizerF
     torch.testing.assert_close(
         reloaded(**batch).sentence_embedding, model.eval()(**batch).sentence_embedding, atol=2e-6, rtol=1e-5
     )
+
+
+def test_states_are_bfloat16_under_autocast_alone_and_the_answers_nearly_those_of_before(family: str):
+    """To a few units of bfloat16; without autocast to the bit."""
+    model = new_model(family, dropout=0.0).eval()
+    batch = tiny_tokenizer(family)(TEXTS, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        exact = model(**batch).sentence_embedding
+        use_bfloat16_states(model)
+        states = []
+        layers = next(m for m in model.encoder.modules() if isinstance(m, nn.ModuleList))
+        layers[-1].register_forward_hook(lambda module, args, output: states.append(output))
+        assert torch.equal(model(**batch).sentence_embedding, exact)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            output = model(**batch)
+    dtypes = [(state[0] if isinstance(state, tuple) else state).dtype for state in states]
+    assert dtypes == [torch.float32, torch.bfloat16]
+    assert output.last_hidden_state.dtype == torch.float32
+    torch.testing.assert_close(output.sentence_embedding, exact, atol=4 * torch.finfo(torch.bfloat16).eps, rtol=0.0)
