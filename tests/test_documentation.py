@@ -89,6 +89,15 @@ def test_the_readmes_python_runs_on_the_quickstart_model(tmp_path: Path) -> None
     assert done.stdout.splitlines()[:2] == ["(2, 384)", "Weather"]
 
 
+def test_the_readmes_training_rates_are_those_of_the_benchmark() -> None:
+    """Every system's row holds its median rate, and how many times faster ours is, without and with frozen embeddings."""
+    report = json.loads((REPOSITORY / "benchmarks" / "results" / "train_throughput.json").read_text())
+    rows = [row for row in (REPOSITORY / "README.md").read_text().splitlines() if row.startswith("|")]
+    for figures in report["systems"].values():
+        expected = [f"{figures['median']:.1f}", *(f"{ratio:.2f}" for ratio in figures["times_faster"].values())]
+        assert any(row.split("|")[2:-1] == [f" {figure} " for figure in expected] for row in rows), expected
+
+
 @pytest.mark.parametrize(
     "path",
     [path for recipe in RECIPES if (path := REPOSITORY / "benchmarks" / "results" / f"{recipe.stem}.json").exists()],
