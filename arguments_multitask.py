@@ -123,8 +123,9 @@ class TaskArguments:
     head_activation: str | None = _option(f"Activation of an mlp head: {', '.join(HEAD_ACTIVATIONS)} (default: tanh).")
     dropout: float | None = _option("Dropout probability (0-1) in front of the head (default: --head_dropout).")
     loss: dict[str, Any] | None = _option(
-        "Options of the loss: weight (factor, default: 1.0), class_weights, label_smoothing (0-1); for similarity "
-        "name and scale."
+        "Options of the loss: weight (factor, default: 1.0), class_weights, label_smoothing (0-1), r_drop (weight of "
+        "the divergence between two passes with other dropout: better with few rows, twice the work); for "
+        "similarity name and scale."
     )
 
 

@@ -42,8 +42,8 @@ SPEC_FIELDS = {
     FEATURE_EXTRACTION: frozenset({"kind", "pooling"}),
 }
 LOSS_FIELDS = {
-    TEXT_CLASSIFICATION: frozenset({"weight", "class_weights", "label_smoothing"}),
-    TOKEN_CLASSIFICATION: frozenset({"weight", "class_weights", "label_smoothing"}),
+    TEXT_CLASSIFICATION: frozenset({"weight", "class_weights", "label_smoothing", "r_drop"}),
+    TOKEN_CLASSIFICATION: frozenset({"weight", "class_weights", "label_smoothing", "r_drop"}),
     SENTENCE_SIMILARITY: frozenset({"weight", "name", "scale"}),
     FEATURE_EXTRACTION: frozenset({"weight"}),
 }
@@ -150,6 +150,10 @@ def check_loss(name: str, spec: dict[str, Any], labels: list[str]) -> dict[str, 
         check_number(name, "loss.label_smoothing", loss["label_smoothing"], 0.0, 1.0)
         if spec.get("problem_type") in (MULTI_LABEL, REGRESSION):
             raise ValueError(f"Task {name!r}: label_smoothing is for single-label and tag losses; remove it.")
+    if "r_drop" in loss:
+        check_number(name, "loss.r_drop", loss["r_drop"], 0.0)
+        if spec.get("problem_type") in (MULTI_LABEL, REGRESSION):
+            raise ValueError(f"Task {name!r}: r_drop compares distributions over classes; remove it.")
     if loss.get("class_weights") is not None:
         weights = loss["class_weights"]
         if spec.get("problem_type") == REGRESSION:
@@ -225,8 +229,8 @@ class MultiTaskConfig(PretrainedConfig):
             `problem_type` and `text_pair` (text-classification only: the latter says that it reads two texts jointly),
             `pooling` (default: the model's), `head` (`linear` or `mlp`),
             `head_activation`, `dropout` (default: `head_dropout`) and `loss` (`weight`, `class_weights`,
-            `label_smoothing`; `name` and `scale` for similarity). Kept sorted by name: `config.json` is written
-            sorted, and a head that changed places on reload would meet another head's optimizer state.
+            `label_smoothing`, `r_drop`; `name` and `scale` for similarity). Kept sorted by name: `config.json` is
+            written sorted, and a head that changed places on reload would meet another head's optimizer state.
             Empty: a plain sentence encoder.
         task_name (str): The head that the one-head views and the stock pipelines answer with. Default: the first, by
             name, of the kind that is asked for.

@@ -208,6 +208,25 @@ def token_losses(spec: dict[str, Any], logits: Tensor, labels: Tensor) -> Tensor
     return losses.sum(1) / labelled.sum(1)
 
 
+def r_drop_losses(spec: dict[str, Any], first: Tensor, second: Tensor, labels: Tensor) -> Tensor:
+    """R-Drop: two passes over an item, dropout differing, shall learn its label and agree.
+
+    loss = (loss(first) + loss(second)) / 2 + r_drop * (KL(first || second) + KL(second || first)) / 2, the divergence
+    of an item with tags being the mean over its labelled tokens. Half of equations 2 to 4 of Liang et al. 2021
+    (https://arxiv.org/abs/2106.14448), so that an item weighs what it does with one pass: their alpha is 2 * r_drop.
+
+    Shapes: logits (N, classes) or (N, T, classes), labels (N,) or (N, T) -> (N,).
+    """
+    one, two = first.log_softmax(-1), second.log_softmax(-1)
+    divergences = ((one.exp() - two.exp()) * (one - two)).sum(-1) / 2
+    if divergences.dim() == 2:
+        labelled = labels != LABEL_PADDING
+        divergences = divergences.masked_fill(~labelled, 0.0).sum(1) / labelled.sum(1)
+    of_label = losses_of(spec)
+    likelihood = (of_label(spec, first, labels) + of_label(spec, second, labels)) / 2
+    return likelihood + spec["loss"]["r_drop"] * divergences
+
+
 def similarity_losses(spec: dict[str, Any], cosines: Tensor, labels: Tensor) -> Tensor:
     """Squared error of the cosine, or CoSENT. Shapes: cosines and labels (N,) -> (N,)."""
     if spec["loss"].get("name", "mse") == "cosent":
@@ -415,11 +434,11 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
 
     def run_encoder(
         self,
-        input_ids: Tensor | None,
-        attention_mask: Tensor | None,
-        token_type_ids: Tensor | None,
-        position_ids: Tensor | None,
-        inputs_embeds: Tensor | None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
         """The encoder's output; positions count the real tokens, so that padding on either side changes nothing.
@@ -479,13 +498,36 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
             raise ValueError(f"Unknown tasks {unknown}; this model's tasks are: {known}.")
         return names
 
+    def second_pass(self, inputs: dict[str, Tensor | None], labels: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Logits of one more encoder pass, its dropout another, over the items of each task with `r_drop`.
+
+        Returns:
+            Task -> logits, one row an item that carries its label; see `r_drop_losses`.
+        """
+        second = {}
+        for name, task_labels in labels.items():
+            rows = has_label(task_labels)
+            if not self.config.tasks[name]["loss"].get("r_drop") or not rows.any():
+                continue
+            chosen = {key: value[rows] for key, value in inputs.items() if value is not None}
+            hidden = self.run_encoder(**chosen).last_hidden_state
+            pooled = functools.partial(self.sentence_vectors, hidden, chosen["attention_mask"])
+            second[name] = self.task_answers(name, hidden, pooled, len(hidden), None)
+        return second
+
     def multi_task_loss(
-        self, logits: dict[str, Tensor], labels: dict[str, Tensor], items: int
+        self, logits: dict[str, Tensor], labels: dict[str, Tensor], items: int, second: dict[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor], Tensor]:
         """The batch's loss, each task's own, the number of its items, and each item's part.
 
         loss = sum over items and their tasks of weight * loss / items. The plan's micro-batches all have the same
         number of items, so accumulation and ranks average to the loss of the global batch.
+
+        Args:
+            logits (dict): Task -> logits, one row an item.
+            labels (dict): Task -> labels, one row an item.
+            items (int): How many items there are.
+            second (dict): Task with `r_drop` -> logits of a second pass, one row an item that carries its label.
 
         Returns:
             The loss; task -> mean loss over the task's items (unweighted, detached); task -> number of its items; each
@@ -500,7 +542,10 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
             if not rows.any():
                 continue
             # rows are selected before the loss: a NaN times a zero mask is a NaN
-            losses = losses_of(spec)(spec, logits[name][rows].float(), task_labels[rows])
+            if name in second:
+                losses = r_drop_losses(spec, logits[name][rows].float(), second[name].float(), task_labels[rows])
+            else:
+                losses = losses_of(spec)(spec, logits[name][rows].float(), task_labels[rows])
             task_losses[name] = losses.mean().detach()
             task_items[name] = rows.sum()
             item_losses[rows] += spec["loss"]["weight"] * losses
@@ -539,6 +584,13 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
         items, tokens = first.shape[:2]
         if attention_mask is None:
             attention_mask = torch.ones((items, tokens), dtype=torch.long, device=first.device)
+        of_items = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "token_type_ids": token_type_ids,
+            "position_ids": position_ids,
+            "inputs_embeds": inputs_embeds,
+        }
         if pair_input_ids is not None:
             if input_ids is None:
                 raise ValueError("Pairs travel as pair_input_ids, so items must come as input_ids, not inputs_embeds.")
@@ -569,7 +621,8 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
         }
         loss = task_losses = task_items = item_losses = None
         if labels is not None:
-            loss, task_losses, task_items, item_losses = self.multi_task_loss(logits, labels, items)
+            second = self.second_pass(of_items, labels) if self.training else {}
+            loss, task_losses, task_items, item_losses = self.multi_task_loss(logits, labels, items, second)
         return MultiTaskOutput(
             loss=loss,
             last_hidden_state=hidden[:items, :tokens],

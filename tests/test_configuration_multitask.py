@@ -172,6 +172,8 @@ REFUSED_TASKS: list[tuple[Any, str]] = [
     ({**NUMBER, "loss": {"class_weights": [1.0]}}, "a regression task has none"),
     ({**TOPIC, "loss": {"label_smoothing": 2}}, "label_smoothing must be a finite number between 0.0 and 1.0"),
     ({**NUMBER, "loss": {"label_smoothing": 0.1}}, "label_smoothing is for single-label and tag losses"),
+    ({**TOPIC, "loss": {"r_drop": -1}}, "r_drop must be a finite number at least 0"),
+    ({**NUMBER, "loss": {"r_drop": 1.0}}, "r_drop compares distributions over classes"),
     ({**SIMILARITY, "loss": {"name": "cosine"}}, "loss.name must be one of mse, cosent; got 'cosine'"),
     ({**SIMILARITY, "loss": {"name": "cosent", "scale": 0}}, "loss.scale must be a finite number"),
     ({**SIMILARITY, "loss": {"class_weights": [1.0]}}, "loss has no field 'class_weights'"),

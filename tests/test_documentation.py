@@ -90,7 +90,7 @@ def test_the_readmes_python_runs_on_the_quickstart_model(tmp_path: Path) -> None
 
 
 def test_the_readmes_training_rates_are_those_of_the_benchmark() -> None:
-    """Every system's row holds its median rate, and how many times faster ours is, without and with frozen embeddings."""
+    """A system's row holds its median rate, and how many times faster ours is, without and with frozen embeddings."""
     report = json.loads((REPOSITORY / "benchmarks" / "results" / "train_throughput.json").read_text())
     rows = [row for row in (REPOSITORY / "README.md").read_text().splitlines() if row.startswith("|")]
     for figures in report["systems"].values():

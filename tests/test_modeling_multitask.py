@@ -12,11 +12,12 @@ import torch
 from safetensors.torch import load_file
 from tiny_models import HIDDEN_SIZE, TINY_TASKS, tiny_encoder, tiny_tokenizer
 from torch import Tensor, nn
+from torch.distributions import Categorical, kl_divergence
 from torch.nn import functional as F
 from torch.testing import assert_close
 from transformers import PreTrainedTokenizerFast, Trainer, TrainingArguments
 
-from configuration_multitask import POOLINGS, MultiTaskConfig
+from configuration_multitask import POOLINGS, MultiTaskConfig, check_task
 from data_collator import MultiTaskDataCollator
 from modeling_multitask import (
     POOLERS,
@@ -25,6 +26,7 @@ from modeling_multitask import (
     MultiTaskModel,
     cosent_losses,
     has_label,
+    r_drop_losses,
 )
 
 TEXTS = (
@@ -508,6 +510,43 @@ def test_label_smoothing_mixes_in_the_mean_over_all_classes(tokenizer: PreTraine
     logits, loss = loss_of({**THREE, "loss": {"label_smoothing": 0.3}}, tokenizer, [2, 0])
     every = sum(mean_cross_entropy(logits, [c, c]) for c in range(3)) / 3
     assert float(loss) == pytest.approx(0.7 * mean_cross_entropy(logits, [2, 0]) + 0.3 * every, rel=1e-5)
+
+
+def test_r_drop_is_the_mean_of_two_losses_and_the_symmetric_divergence_of_their_predictions():
+    generator = torch.Generator().manual_seed(0)
+    spec = check_task("topic", {**THREE, "loss": {"r_drop": 0.7}})
+    first, second = torch.randn(2, 5, 3, generator=generator, dtype=torch.float64)
+    labels = torch.tensor([0, 1, 2, 0, 1])
+    one, two = (Categorical(logits=logits) for logits in (first, second))
+    divergence = (kl_divergence(one, two) + kl_divergence(two, one)) / 2
+    expected = -(one.log_prob(labels) + two.log_prob(labels)) / 2 + 0.7 * divergence
+    assert_close(r_drop_losses(spec, first, second, labels), expected)
+    tags = check_task("ner", {"kind": "token-classification", "labels": list("abc"), "loss": {"r_drop": 0.7}})
+    padded = torch.tensor([[-100, 0, 1, 2, -100]])  # an item with tags: the mean over its labelled tokens
+    tokens = slice(1, 4)
+    whole = r_drop_losses(tags, first[None], second[None], padded)
+    assert_close(whole, r_drop_losses(spec, first[tokens], second[tokens], padded[0, tokens]).mean()[None])
+
+
+def test_r_drop_without_dropout_is_the_plain_loss_with_its_gradient(family: str):
+    tasks = copy.deepcopy(TINY_TASKS)
+    for name in ("topic", "ner", "upos"):
+        tasks[name]["loss"] = {"r_drop": 2.0}
+    twice, once = new_model(family, tasks).train(), new_model(family).train()
+    tokenizer = tiny_tokenizer(family)
+    passes = []
+    twice.encoder.register_forward_hook(lambda module, args, output: passes.append(len(output.last_hidden_state)))
+    batch = batch_of(tokenizer, once, mixed_items(tokenizer))
+    losses = [model(**batch).loss for model in (twice, once)]
+    assert passes == [9, 1, 2, 1], "eight items and a pair; then the rows of ner, topic and upos again"
+    assert_close(losses[0], losses[1])
+    sum(losses).backward()  # of two models, each with its own
+    expected = gradients(once)
+    for name, gradient in gradients(twice).items():
+        assert_close(gradient, expected[name], atol=1e-6, rtol=1e-4)
+    passes.clear()
+    twice.eval()(**batch)
+    assert passes == [9], "evaluation has nothing to drop"
 
 
 def test_the_loss_weight_scales_the_loss(tokenizer: PreTrainedTokenizerFast):
