@@ -16,7 +16,6 @@ import unicodedata
 from collections.abc import Iterator
 from typing import Any
 
-from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 PREFIX = "##"
@@ -98,7 +97,7 @@ def cased_tokenizer(tokenizer: Any) -> tuple[PreTrainedTokenizerFast, list[int],
     state["normalizer"] |= {"lowercase": False, "strip_accents": state["normalizer"]["strip_accents"] is not False}
     state["truncation"] = state["padding"] = None
     cased = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(json.dumps(state)),
+        tokenizer_object=tokenizer.backend_tokenizer.from_str(json.dumps(state)),
         model_max_length=tokenizer.model_max_length,
         model_input_names=tokenizer.model_input_names,
         padding_side=tokenizer.padding_side,
