@@ -67,6 +67,14 @@ def encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], 
     return folder_of
 
 
+@pytest.fixture(scope="module")
+def recipe(request: pytest.FixtureRequest, tmp_path_factory, encoder_folder: Callable[[str], Path]) -> Path:
+    """The file of the module's own `RECIPE`, its `{encoder}` filled in with the tiny BERT."""
+    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
+    path.write_text(request.module.RECIPE.format(encoder=encoder_folder("bert")))
+    return path
+
+
 @pytest.fixture
 def tiny_tasks() -> dict[str, dict[str, Any]]:
     """One task of every kind, as `MultiTaskConfig` takes them; a copy for each test."""

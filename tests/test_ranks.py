@@ -10,7 +10,6 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -101,14 +100,6 @@ def results(folder: Path, split: str = "test") -> dict[str, Any]:
     """The numbers of a result file that do not depend on the clock."""
     read = json.loads((folder / f"{split}_results.json").read_text())
     return {name: read[name] for name in read if not name.endswith(("_runtime", "_per_second", "_time", "_protocol"))}
-
-
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory, encoder_folder: Callable[[str], Path]) -> Path:
-    """Three tasks, tags and pairs among them, on the tiny BERT with a projection; 60 steps of 8 rows."""
-    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
-    path.write_text(RECIPE.format(encoder=encoder_folder("bert")))
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,14 +53,6 @@ save_file({"embedding": output.sentence_embedding, **output.logits}, out)
 answer = model.predict(["Will it rain in Oslo?"], tokenizer)[0]
 print(json.dumps({"answers": sorted(answer), "module": type(model).__module__}))
 """
-
-
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory, encoder_folder: Callable[[str], Path]) -> Path:
-    """A recipe of four kinds of task on the tiny BERT."""
-    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
-    path.write_text(RECIPE.format(encoder=encoder_folder("bert")))
-    return path
 
 
 @pytest.fixture(scope="module")
