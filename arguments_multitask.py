@@ -296,7 +296,7 @@ class MultiTaskTrainingArguments(TrainingArguments):
         "Learning rate of everything outside the encoder; unset, --learning_rate."
     )
     freeze_embeddings: bool = _option(
-        "Whether the encoder's embeddings stay as they are: a little faster (4 % with MiniLM on a CPU), and words that "
+        "Whether the encoder's embeddings stay as they are: a little faster on a CPU (4 percent with MiniLM), and words that "
         "training never saw stay beside those it saw.",
         False,
     )

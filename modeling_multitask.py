@@ -828,8 +828,12 @@ class MultiTaskModel(MultiTaskPreTrainedModel):
         batch_size: int = 32,
         aggregation_strategy: str = "first",
         top_k: int | None = None,
+        bf16: bool | None = None,
     ) -> list[dict[str, Any]]:
         """Every task's answer and the embedding for every text, from one encoder pass a batch.
+
+        A text over `max_length(tokenizer)` is read for its tags in windows that overlap, so that no entity is lost at
+        an edge; its embedding and other answers are those of its first window, as in `encode`, and a warning says so.
 
         Args:
             texts (Sequence): Texts, or pairs `(text, text)` for tasks that compare two or read two jointly.
@@ -839,6 +843,8 @@ class MultiTaskModel(MultiTaskPreTrainedModel):
             aggregation_strategy (str): How sub-words make entity spans: `first` (default: a word has its first
                 sub-word's tag), `average`, `max`, `simple` (each sub-word by itself), or `none` (tags, no spans).
             top_k (int): How many classes `scores` lists. Default: all.
+            bf16 (bool): Whether a float32 model multiplies in bfloat16: faster, probabilities change by about 0.01.
+                Default: where the hardware has it (CPUs with AMX or avx512_bf16, GPUs since Ampere).
 
         Returns:
             One dict a text: `sentence_embedding` (array) and task -> answer: `{"label", "score", "scores"}`;
@@ -849,7 +855,7 @@ class MultiTaskModel(MultiTaskPreTrainedModel):
         Raises:
             ValueError: for an unknown task or strategy, or an item that is neither a string nor a pair of strings.
         """
-        return predict(self, tokenizer, texts, tasks, batch_size, aggregation_strategy, top_k)
+        return predict(self, tokenizer, texts, tasks, batch_size, aggregation_strategy, top_k, bf16)
 
 
 class MultiTaskOneHeadModel(MultiTaskPreTrainedModel):

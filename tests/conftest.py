@@ -25,6 +25,8 @@ import pytest  # noqa: E402
 from tiny_models import ENCODER_FAMILIES, TINY_TASKS, tiny_encoder, tiny_tokenizer  # noqa: E402
 from transformers import PreTrainedModel, PreTrainedTokenizerFast  # noqa: E402
 
+import pipeline_multitask  # noqa: E402
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -104,3 +106,9 @@ def no_network() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket.socket, "connect", connect_locally)
         yield
+
+
+@pytest.fixture
+def float32_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without bfloat16, whose answers can be compared to the last bits."""
+    monkeypatch.setattr(pipeline_multitask, "computes_bfloat16", lambda device: False)
