@@ -89,7 +89,5 @@ def item_of(value: Any, where: str, in_list: bool = False) -> str | tuple[str, s
         )
     longest = max(map(len, texts))
     if longest > MAX_CHARACTERS:
-        raise ValueError(
-            f"{where} must have at most {MAX_CHARACTERS} characters a text; got {longest}. Split it."
-        )
+        raise ValueError(f"{where} must have at most {MAX_CHARACTERS} characters a text; got {longest}. Split it.")
     return (texts[0], texts[1]) if is_pair else texts[0]

@@ -466,10 +466,9 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
     def length_limit(self) -> int | None:
         """Tokens that are read of a text at most: `max_seq_length` or the encoder's positions, if fewer; None: all."""
         table = position_table(self.encoder)
+        positions = getattr(self.config.encoder_config, "max_position_embeddings", None)
         if table is not None:
             positions = table.num_embeddings - first_position(table)
-        else:
-            positions = getattr(self.config.encoder_config, "max_position_embeddings", None)
         return min((limit for limit in (self.config.max_seq_length, positions) if limit), default=None)
 
     def max_length(self, tokenizer: Any) -> int:

@@ -1,7 +1,4 @@
-"""A process as a stranger's: started in a folder of its own, isolated, and without this project on its import path.
-
-answer = run_elsewhere(SCRIPT, out, str(folder))     # what the script assigned to `found`, through JSON
-"""
+"""A process as a stranger's: started in a folder of its own, isolated, and without this project on its import path."""
 
 import json
 import os

@@ -139,11 +139,7 @@ def test_no_module_shadows_an_installed_or_standard_one() -> None:
 @pytest.mark.parametrize("module", HUB_MODULES)
 def test_transformers_finds_that_a_hub_file_needs_only_torch_and_transformers(module: str) -> None:
     needed = set(get_imports(REPOSITORY / f"{module}.py"))
-    assert needed - sys.stdlib_module_names <= {
-        "torch",
-        "transformers",
-        "safetensors",
-    }  # transformers needs safetensors
+    assert needed - sys.stdlib_module_names <= {"torch", "transformers", "safetensors"}  # the last comes with it
 
 
 def test_no_file_names_a_folder_of_one_machine() -> None:
