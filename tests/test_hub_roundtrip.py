@@ -270,6 +270,17 @@ def test_a_process_that_is_not_the_main_one_writes_nothing(model: MultiTaskModel
     assert files_of(tmp_path) == set()
 
 
+def test_saving_with_an_upload_uploads_once_everything_is_there(model: MultiTaskModel, tmp_path: Path, monkeypatch):
+    uploads: list[tuple[dict[str, Any], set[str]]] = []
+    folder = tmp_path / "named"
+    monkeypatch.setattr(model, "push_to_hub", lambda **options: uploads.append((options, files_of(folder))))
+    model.save_pretrained(folder, push_to_hub=True, private=True)
+    model.save_pretrained(folder, push_to_hub=True, repo_id="ann/other", is_main_process=True)
+    model.save_pretrained(folder, push_to_hub=True, is_main_process=False)
+    assert [options for options, _ in uploads] == [{"repo_id": "named", "private": True}, {"repo_id": "ann/other"}]
+    assert uploads[0][1] == {"config.json", "model.safetensors"} | CODE | SENTENCE_TRANSFORMERS
+
+
 def test_saving_again_writes_the_same_files(saved: Path, elsewhere: Path):
     for name in CODE | SENTENCE_TRANSFORMERS:
         assert (elsewhere / "again" / name).read_bytes() == (saved / name).read_bytes()
