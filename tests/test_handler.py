@@ -40,7 +40,9 @@ def handler(model_folder: Path) -> EndpointHandler:
 def predicted(model_folder: Path) -> list[dict[str, Any]]:
     """What `predict` answers for the text, the other and the pair of both."""
     model = MultiTaskModel.from_pretrained(model_folder)
-    return model.predict([TEXT, OTHER, (TEXT, OTHER)], AutoTokenizer.from_pretrained(model_folder))
+    return model.predict(
+        [TEXT, OTHER, (TEXT, OTHER)], AutoTokenizer.from_pretrained(model_folder, trust_remote_code=True)
+    )
 
 
 def assert_same(answer: dict[str, Any], expected: dict[str, Any]) -> None:
