@@ -50,7 +50,10 @@ LOSS_FIELDS = {
 LONGEST_TASK_NAME = 60
 """Characters: 240 bytes at most, so that `confusion_<task>.png` fits into the 255 of a file name."""
 
-RESERVED_TASK_NAMES = frozenset({"mean", "train", "eval", "test", "sentence_embedding"})
+MODEL_PARTS = ("encoder", "embeddings", "heads", "projection")
+"""Parts of a model that are frozen by name; beside them every task is, which stands for its head."""
+
+RESERVED_TASK_NAMES = frozenset({"mean", "train", "eval", "test", "sentence_embedding", *MODEL_PARTS})
 # nn.ModuleDict refuses a key that is already one of its attributes; this file imports no torch, so they are named here.
 MODULE_ATTRIBUTES = frozenset(
     "add_module apply bfloat16 buffers children clear compile cpu cuda double eval extra_repr float forward "
@@ -111,8 +114,8 @@ def check_task_name(name: Any) -> None:
         )
     if name in RESERVED_TASK_NAMES or name in MODULE_ATTRIBUTES:
         raise ValueError(
-            f"The task name {name!r} is reserved (metric keys and module attributes use it). Rename the task, "
-            f"for example to '{name}_task'."
+            f"The task name {name!r} is reserved (metric keys, module attributes and parts of a model use it). "
+            f"Rename the task, for example to '{name}_task'."
         )
 
 
@@ -351,6 +354,15 @@ class MultiTaskConfig(PretrainedConfig):
         self.id2label = dict(enumerate(spec["labels"]))
         self.label2id = {label: index for index, label in self.id2label.items()}
         self.problem_type = spec.get("problem_type")
+
+    def forget_task(self, name: str, labels: list[str] | None) -> None:
+        """Clear `task_name` and the flat fields where they are those of a task that was removed."""
+        if self.task_name == name:
+            self.task_name = None
+        if list(self.id2label.values()) == labels:
+            self.problem_type = None
+            self.id2label = {0: "LABEL_0", 1: "LABEL_1"}  # transformers' default
+            self.label2id = {"LABEL_0": 0, "LABEL_1": 1}
 
 
 MultiTaskConfig.register_for_auto_class()
