@@ -38,9 +38,10 @@ UNRECORDED_PREFIXES = ("hub_", "log_", "logging_", "save_", "trackio_", "do_")
 UNRECORDED = frozenset(
     """output_dir overwrite_output resume_from_checkpoint resume_changed_recipe restore_callback_states_from_checkpoint
     notes dry_run offline nano sample_texts task_name enable_jit_checkpoint push_to_hub disable_tqdm report_to run_name
-    project drift_data max_head_drift local_rank debug skip_memory_metrics ddp_timeout include_num_input_tokens_seen include_for_metrics
+    project local_rank debug skip_memory_metrics ddp_timeout include_num_input_tokens_seen include_for_metrics
     per_device_eval_batch_size eval_accumulation_steps eval_do_concat_batches eval_use_gather_object batch_eval_metrics
-    prediction_loss_only bf16_full_eval fp16_full_eval torch_empty_cache_steps""".split()
+    prediction_loss_only bf16_full_eval fp16_full_eval torch_empty_cache_steps drift_data
+    max_head_drift""".split()
 )
 """Arguments that say where a run writes, what it prints and how it scores: nothing that it learns depends on them."""
 NOTED = frozenset(

@@ -19,15 +19,9 @@ import transformers
 from datasets import Dataset, disable_progress_bars
 from transformers import AutoTokenizer, set_seed
 
-from arguments_multitask import (
-    ARGUMENT_FIELDS,
-    DataArguments,
-    ModelArguments,
-    MultiTaskTrainingArguments,
-    parse_arguments,
-)
+from arguments_multitask import DataArguments, ModelArguments, MultiTaskTrainingArguments, parse_arguments
 from cased_vocabulary import cased_tokenizer
-from configuration_multitask import FEATURE_EXTRACTION, TOKEN_CLASSIFICATION, MultiTaskConfig
+from configuration_multitask import FEATURE_EXTRACTION
 from cpu_training import use_bfloat16_states, use_fast_dropout
 from data_collator import MultiTaskDataCollator
 from encoder_source import check_vocabulary, find_encoder
@@ -35,13 +29,13 @@ from head_drift import HeadDrift
 from input_errors import explain_loading, one_line_errors
 from modeling_multitask import MultiTaskModel
 from run_checkpoints import check_recipe, describe_run, find_checkpoint
-from saved_model import open_model
 from task_data import LoadedTask, load_tasks, require_split
 from task_features import TaskFeatures, build_features
 from task_metrics import MultiTaskMetrics, preprocess_logits_for_metrics
 from task_plots import plot_curves
 from task_report import evaluate_tasks, format_answers, format_scores, protocol, write_card
 from task_sampler import TaskSamplingDataset, check_sampling
+from trained_start import extend_trained, refuse_frozen
 from trainer_multitask import MultiTaskTrainer, SamplingGuard, TaskEarlyStopping
 
 logger = logging.getLogger("train_hf")
@@ -76,7 +70,8 @@ def build_model(
         ValueError: for a folder that cannot be opened, an unknown part, or a task whose every part is frozen.
     """
     if arguments.init_from:
-        model, tokenizer = extend_trained(arguments, loaded, offline, freeze)
+        specs = {name: task.spec for name, task in loaded.items()}
+        model, tokenizer = extend_trained(arguments, specs, offline, freeze)
     else:
         model, tokenizer = extend_encoder(arguments, loaded, offline)
         model.freeze(freeze)
@@ -107,68 +102,6 @@ def extend_encoder(
         tokenizer, bases, cases = cased_tokenizer(tokenizer)
         model.read_case(bases, cases)
     return model, tokenizer
-
-
-def extend_trained(
-    arguments: ModelArguments, loaded: dict[str, LoadedTask], offline: bool, freeze: Iterable[str]
-) -> tuple[MultiTaskModel, Any]:
-    """A trained model with a new head for each loaded task that it lacks, and its tokenizer.
-
-    The heads of its other tasks are frozen: weight decay would move them. `heads` in `freeze` are those that it brings.
-    """
-    model, tokenizer = open_model(str(arguments.init_from), offline)
-    refuse_contradiction(arguments, model.config)
-    model.freeze([*freeze, *(name for name in model.heads if name not in loaded)])
-    for name, task in loaded.items():
-        if name not in model.config.tasks:
-            model.add_task(name, task.spec)
-        else:
-            refuse_other_task(name, model.config.tasks[name], task.spec, str(arguments.init_from))
-            model.config.tasks[name]["loss"] = task.spec["loss"]
-    if arguments.task_name:
-        (model.config.task_name,) = model.check_tasks([arguments.task_name])
-    return model, tokenizer
-
-
-def refuse_contradiction(arguments: ModelArguments, config: MultiTaskConfig) -> None:
-    """Raise ValueError if the recipe asks for another model than the one it starts from."""
-    for name in (
-        "pooling",
-        "projection_dim",
-        "normalize_embeddings",
-        "head_dropout",
-        "max_seq_length",
-        "read_case",
-    ):
-        asked, there = getattr(arguments, name), getattr(config, name, bool(config.cased_vocab_size))
-        if asked not in (ARGUMENT_FIELDS[name].default, there):
-            raise ValueError(
-                f"A run goes on with the model of init_from as it is: {name} is {there} in {arguments.init_from} and "
-                f"cannot be {asked}. Leave it away."
-            )
-
-
-def refuse_other_task(name: str, old: dict[str, Any], new: dict[str, Any], folder: str) -> None:
-    """Raise ValueError unless a task of the recipe, but for its loss, is the one of that name in a trained model."""
-    for field in sorted((old.keys() | new.keys()) - {"loss"}):
-        if old.get(field) != new.get(field):
-            raise ValueError(
-                f"Task {name!r} goes on from its head in {folder} only if it is the same task: {field} is "
-                f"{old.get(field)} there, {new.get(field)} in the recipe. Write {field} as it is there, or rename the "
-                f"task in the recipe (to '{name}_2', say): it then gets a head of its own, and the old one stays."
-            )
-
-
-def refuse_frozen(name: str, spec: dict[str, Any], model: MultiTaskModel) -> None:
-    """Raise ValueError if nothing is left to train for a task."""
-    parts = {"encoder": model.encoder}
-    parts |= {} if spec["kind"] == TOKEN_CLASSIFICATION else {"projection": model.projection}
-    parts |= {"its head": model.heads[name]} if name in model.heads else {}
-    if not any(parameter.requires_grad for part in parts.values() for parameter in part.parameters()):
-        raise ValueError(
-            f"Task {name!r} has nothing to train: all that it depends on ({', '.join(parts)}) is frozen. Freeze less, "
-            "or take it out of the recipe; evaluate_hf.py scores a model without training it."
-        )
 
 
 def load_drift_data(
@@ -340,8 +273,10 @@ def main(argv: list[str] | None = None) -> MultiTaskTrainer | None:
         if resume is not None:
             check_recipe(resume, recipe, args.resume_changed_recipe)
     if model_args.init_from:
-        frozen = ", ".join([*args.freeze, *kept]) or "nothing"
-        data_args.notes.append(f"Starts from {model_args.init_from}; not trained: {frozen}.")
+        data_args.notes.append(
+            f"Starts from {model_args.init_from}; its tasks that are not trained: {', '.join(kept) or 'none'}; frozen "
+            f"besides: {', '.join(args.freeze) or 'nothing'}."
+        )
     if is_main:
         print_plan([*data_args.notes, *args.notes, *features.notes], sampling, args)
     if data_args.dry_run:

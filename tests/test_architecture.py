@@ -36,6 +36,7 @@ LIBRARY: dict[str, set[str]] = {
     "task_plots": {"configuration_multitask", "task_metrics"},
     "task_report": {"configuration_multitask", "task_data", "task_metrics", "task_plots"},
     "head_drift": {"configuration_multitask", "data_collator", "task_metrics"},
+    "trained_start": {"arguments_multitask", "configuration_multitask", "modeling_multitask", "saved_model"},
     "non_finite_guard": {"task_sampler"},
     "run_checkpoints": set(),
     "trainer_multitask": {
