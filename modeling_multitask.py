@@ -74,6 +74,8 @@ AUTO_MAP = {
 }
 CUSTOM_PIPELINES = {"multitask": {"impl": "pipeline_multitask.MultiTaskPipeline", "pt": ["AutoModel"], "type": "text"}}
 COSENT_SCALE = 20.0
+CACHE_LINE = 64
+"""Bytes; where PyTorch starts a tensor."""
 
 
 # Pooling: (hidden (B, T, H), mask (B, T)) -> (B, H). A row without a single real token pools to zeros.
@@ -374,6 +376,21 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
             logger.warning("From the sentence-transformers files of %s: %s", name, inherited)
         model_config = cls.config_class(encoder_config=encoder.config, tasks=tasks, **inherited, **config)
         return cls(model_config, encoder=encoder).eval()
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """Open a saved folder or a Hub repository as transformers does; equal weights answer with equal bits.
+
+        A file holds its tensors one behind the other and is mapped into memory as it is, and the last bit of a product
+        depends on where in memory an operand starts: beside a new head, an old one would answer otherwise. So tensors
+        that do not start at a cache line are copied to one.
+        """
+        opened = super().from_pretrained(*args, **kwargs)
+        model = opened[0] if isinstance(opened, tuple) else opened
+        for tensor in (*model.parameters(), *model.buffers()):
+            if tensor.data_ptr() % CACHE_LINE:
+                tensor.data = tensor.data.clone()
+        return opened
 
     def get_input_embeddings(self) -> Any:
         """The encoder's token embeddings."""

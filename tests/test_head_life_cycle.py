@@ -36,15 +36,9 @@ def new_model(**config: Any) -> MultiTaskModel:
 
 
 def reopened(folder: Path) -> MultiTaskModel:
-    """A saved model, every weight of the file in memory of its own.
-
-    Weights lie in the file one behind the other, at any multiple of four bytes; a product with a single output (the
-    `rating` head) has another last bit where it starts elsewhere.
-    """
+    """A saved model, in which every weight was found."""
     model, report = MultiTaskModel.from_pretrained(folder, output_loading_info=True)
     assert not any(report.values())
-    for parameter in model.parameters():
-        parameter.data = parameter.data.clone()
     return model.eval()
 
 
@@ -72,6 +66,22 @@ def test_an_added_task_leaves_the_others_bits_and_keeps_its_own_through_saving(n
     assert name in after
     model.save_pretrained(tmp_path)
     assert_same_bits(answers(reopened(tmp_path), tokenizer), after)
+
+
+@pytest.mark.parametrize("size", range(1, 6))
+def test_an_old_head_answers_with_the_same_bits_wherever_its_weights_lie_in_the_file(
+    size: int, tokenizer, tmp_path: Path
+):
+    """Each float that a new head in front of it adds moves its place in the file; a single output shows it."""
+    model = new_model()
+    before = answers(model, tokenizer)
+    model.add_task("aaa", {**SENTIMENT, "labels": [f"label {i}" for i in range(size)]})
+    model.remove_task("ner")
+    model.save_pretrained(tmp_path)
+    again = reopened(tmp_path)
+    assert not any(tensor.data_ptr() % 64 for tensor in again.state_dict().values())
+    after = answers(again, tokenizer)
+    assert_same_bits(after, {name: before[name] for name in after if name in before})
 
 
 @pytest.mark.parametrize("name", ["aaa", "place", "zzz"])
