@@ -51,9 +51,9 @@ LONGEST_TASK_NAME = 60
 """Characters: 240 bytes at most, so that `confusion_<task>.png` fits into the 255 of a file name."""
 
 MODEL_PARTS = ("encoder", "embeddings", "heads", "projection")
-"""Parts of a model that are frozen by name; beside them every task is, which stands for its head."""
+"""Parts of a model that are frozen by name; so is every task, whose name stands for its head."""
 
-RESERVED_TASK_NAMES = frozenset({"mean", "train", "eval", "test", "sentence_embedding", *MODEL_PARTS})
+RESERVED_TASK_NAMES = frozenset({"mean", "train", "eval", "test", "sentence_embedding"})
 # nn.ModuleDict refuses a key that is already one of its attributes; this file imports no torch, so they are named here.
 MODULE_ATTRIBUTES = frozenset(
     "add_module apply bfloat16 buffers children clear compile cpu cuda double eval extra_repr float forward "
@@ -114,8 +114,8 @@ def check_task_name(name: Any) -> None:
         )
     if name in RESERVED_TASK_NAMES or name in MODULE_ATTRIBUTES:
         raise ValueError(
-            f"The task name {name!r} is reserved (metric keys, module attributes and parts of a model use it). "
-            f"Rename the task, for example to '{name}_task'."
+            f"The task name {name!r} is reserved (metric keys and module attributes use it). Rename the task, "
+            f"for example to '{name}_task'."
         )
 
 

@@ -484,7 +484,8 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
                 for its head.
 
         Raises:
-            ValueError: for an unknown part, with the known ones; nothing is frozen then.
+            ValueError: for an unknown part, with the known ones, or a part's name that a task has, too; nothing is
+                frozen then.
         """
         parts = [parts] if isinstance(parts, str) else list(parts)
         for parameter in [parameter for part in parts for parameter in self._parameters_of(part)]:
@@ -499,6 +500,10 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
             known = ", ".join(named)
             raise ValueError(
                 f"There is no part {part!r} to freeze; this model's parts are: {known}.{nearest_name(part, named)}"
+            )
+        if part in MODEL_PARTS and part in self.heads:
+            raise ValueError(
+                f"{part!r} is a part of this model and one of its tasks: rename the task (rename_task) first."
             )
         tokens = self.get_input_embeddings()
         learning = tokens.case.weight if part == "embeddings" and isinstance(tokens, CasedEmbedding) else None
