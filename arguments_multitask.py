@@ -139,6 +139,10 @@ class ModelArguments:
         "Pretrained encoder: a local folder or a Hub id.",
         "sentence-transformers/all-MiniLM-L6-v2",
     )
+    init_from: str | None = _option(
+        "Trained model of ours (folder or Hub id) to start from in place of an encoder: its tasks stay, those of the "
+        "recipe that it lacks get new heads, those that it has go on learning."
+    )
     pooling: str | None = _option(
         f"How token states become one vector: {', '.join(POOLINGS)}; unset, what the encoder's folder says, else mean."
     )
@@ -198,6 +202,10 @@ class DataArguments:
     sampling_shares: dict[str, float] | None = _option(
         "Share of each task's rows in training, name -> number (any sum); needed by the strategy shares."
     )
+    drift_data: str | None = _option(
+        "With --init_from: recipe with the data of tasks that are not trained; they are scored on its validation rows "
+        "before and after training."
+    )
     grouping: str = _option("How rows are put into batches: length (similar lengths, less padding) or none.", "length")
     offline: bool = _option("Never ask the Hub, not even for what is not in the cache.", False)
     nano: bool = _option(
@@ -228,7 +236,7 @@ def _default_report_to() -> str:
 
 @dataclass(repr=False)  # TrainingArguments' own repr hides the Hub token, a generated one would print it
 class MultiTaskTrainingArguments(TrainingArguments):
-    """`transformers.TrainingArguments` with other defaults and five arguments more.
+    """`transformers.TrainingArguments` with other defaults and six arguments more.
 
     Defaults that differ from `TrainingArguments`:
 
@@ -250,7 +258,7 @@ class MultiTaskTrainingArguments(TrainingArguments):
         ValueError: for a value out of its range, besides all that `TrainingArguments` refuses.
     """
 
-    _argument_group_name: ClassVar[str] = "training (transformers.TrainingArguments and five more)"
+    _argument_group_name: ClassVar[str] = "training (transformers.TrainingArguments and six more)"
 
     train_sampling_strategy: str = field(
         default="sequential",
@@ -295,10 +303,15 @@ class MultiTaskTrainingArguments(TrainingArguments):
     head_learning_rate: float | None = _option(
         "Learning rate of everything outside the encoder; unset, --learning_rate."
     )
-    freeze_embeddings: bool = _option(
-        "Whether the encoder's embeddings stay as they are: a little faster on a CPU (4 percent with MiniLM), and "
-        "words that training never saw stay beside those it saw.",
-        False,
+    freeze: list[str] = _option(
+        "Parts that stay as they are: encoder; embeddings (a little faster, 4 percent with MiniLM on a CPU, and words "
+        "that training never saw stay beside those it saw); heads (with --init_from those that were there); "
+        "projection; or a task, for its head.",
+        [],
+    )
+    max_head_drift: float | None = _option(
+        "With --init_from: share of texts (0-1) on which a task that is not trained may answer otherwise than before; "
+        "beyond it the model is not saved. Unset, any share."
     )
     overwrite_output: bool = _option("Whether a trained model in --output_dir may be replaced.", False)
     resume_changed_recipe: bool = _option(
@@ -313,6 +326,9 @@ class MultiTaskTrainingArguments(TrainingArguments):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} must be greater than 0, or unset; got {value!r}.")
+        if self.max_head_drift is not None and not 0 <= self.max_head_drift <= 1:
+            raise ValueError(f"max_head_drift is a share between 0 and 1, or unset; got {self.max_head_drift!r}.")
+        self.freeze = [part for word in self.freeze for part in word.split(",") if part]  # `encoder,heads` is two
         if self.greater_is_better is None and self.metric_for_best_model is not None:
             self.greater_is_better = not self.metric_for_best_model.endswith(("loss", "mse"))
         if not torch.accelerator.is_available() and not is_torch_xla_available():
@@ -672,6 +688,19 @@ def parse_arguments(
         parser.error(str(error))
 
 
+def check_start(model: ModelArguments, data: DataArguments, training: MultiTaskTrainingArguments) -> None:
+    """Refuse arguments that need `init_from`, and say in `data.notes` that it stands in place of an encoder."""
+    if model.init_from:
+        if model.encoder != ARGUMENT_FIELDS["encoder"].default:
+            data.notes.append(
+                f"The encoder is that of {model.init_from} (init_from); encoder: {model.encoder} is not read."
+            )
+        return
+    for name, value in {"drift_data": data.drift_data, "max_head_drift": training.max_head_drift}.items():
+        if value is not None:
+            raise ValueError(f"{name} is about tasks that were trained before: it needs init_from.")
+
+
 def _parse(
     parser: RunArgumentParser, words: list[str]
 ) -> tuple[ModelArguments, DataArguments, MultiTaskTrainingArguments]:
@@ -696,7 +725,8 @@ def _parse(
     model_args, data_args, training_args, _ = parser.parse_args_into_dataclasses(
         [*recipe_words, *words], look_for_args_file=False
     )
-    if model_args.task_name is not None and model_args.task_name not in data_args.tasks:
+    check_start(model_args, data_args, training_args)
+    if model_args.task_name is not None and model_args.task_name not in data_args.tasks and not model_args.init_from:
         known = ", ".join(data_args.tasks)
         raise ValueError(
             f"task_name must be one of the run's tasks ({known}); got {model_args.task_name!r}."

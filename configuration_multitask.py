@@ -50,6 +50,9 @@ LOSS_FIELDS = {
 LONGEST_TASK_NAME = 60
 """Characters: 240 bytes at most, so that `confusion_<task>.png` fits into the 255 of a file name."""
 
+MODEL_PARTS = ("encoder", "embeddings", "heads", "projection")
+"""Parts of a model that are frozen by name; so is every task, whose name stands for its head."""
+
 RESERVED_TASK_NAMES = frozenset({"mean", "train", "eval", "test", "sentence_embedding"})
 # nn.ModuleDict refuses a key that is already one of its attributes; this file imports no torch, so they are named here.
 MODULE_ATTRIBUTES = frozenset(
@@ -351,6 +354,15 @@ class MultiTaskConfig(PretrainedConfig):
         self.id2label = dict(enumerate(spec["labels"]))
         self.label2id = {label: index for index, label in self.id2label.items()}
         self.problem_type = spec.get("problem_type")
+
+    def forget_task(self, name: str, labels: list[str] | None) -> None:
+        """Clear `task_name` and the flat fields where they are those of a task that was removed."""
+        if self.task_name == name:
+            self.task_name = None
+        if list(self.id2label.values()) == labels:
+            self.problem_type = None
+            self.id2label = {0: "LABEL_0", 1: "LABEL_1"}  # transformers' default
+            self.label2id = {"LABEL_0": 0, "LABEL_1": 1}
 
 
 MultiTaskConfig.register_for_auto_class()

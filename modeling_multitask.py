@@ -28,6 +28,7 @@ try:  # in a saved folder; transformers finds these lines and copies the files a
     from .configuration_multitask import (
         FEATURE_EXTRACTION,
         LABEL_PADDING,
+        MODEL_PARTS,
         MULTI_LABEL,
         POOLINGS,
         REGRESSION,
@@ -35,6 +36,9 @@ try:  # in a saved folder; transformers finds these lines and copies the files a
         TEXT_CLASSIFICATION,
         TOKEN_CLASSIFICATION,
         MultiTaskConfig,
+        check_task,
+        check_task_name,
+        nearest_name,
         num_outputs,
     )
     from .pipeline_multitask import encode, predict
@@ -45,6 +49,7 @@ except ImportError:  # as flat modules
     from configuration_multitask import (
         FEATURE_EXTRACTION,
         LABEL_PADDING,
+        MODEL_PARTS,
         MULTI_LABEL,
         POOLINGS,
         REGRESSION,
@@ -52,6 +57,9 @@ except ImportError:  # as flat modules
         TEXT_CLASSIFICATION,
         TOKEN_CLASSIFICATION,
         MultiTaskConfig,
+        check_task,
+        check_task_name,
+        nearest_name,
         num_outputs,
     )
     from pipeline_multitask import encode, predict
@@ -71,6 +79,8 @@ AUTO_MAP = {
 CUSTOM_PIPELINES = {"multitask": {"impl": "pipeline_multitask.MultiTaskPipeline", "pt": ["AutoModel"], "type": "text"}}
 PUSH_OPTIONS = ("repo_id", "commit_message", "create_pr", "private", "token", "revision", "max_shard_size")
 COSENT_SCALE = 20.0
+CACHE_LINE = 64
+"""Bytes; where PyTorch starts a tensor."""
 
 
 # Pooling: (hidden (B, T, H), mask (B, T)) -> (B, H). A row without a single real token pools to zeros.
@@ -372,6 +382,21 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
         model_config = cls.config_class(encoder_config=encoder.config, tasks=tasks, **inherited, **config)
         return cls(model_config, encoder=encoder).eval()
 
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """Open a saved folder or a Hub repository as transformers does; equal weights answer with equal bits.
+
+        A file holds its tensors one behind the other and is mapped into memory as it is, and the last bit of a product
+        depends on where in memory an operand starts: beside a new head, an old one would answer otherwise. So tensors
+        that do not start at a cache line are copied to one.
+        """
+        opened = super().from_pretrained(*args, **kwargs)
+        model = opened[0] if isinstance(opened, tuple) else opened
+        for tensor in (*model.parameters(), *model.buffers()):
+            if tensor.data_ptr() % CACHE_LINE:
+                tensor.data = tensor.data.clone()
+        return opened
+
     def get_input_embeddings(self) -> Any:
         """The encoder's token embeddings."""
         return self.encoder.get_input_embeddings()
@@ -398,15 +423,103 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
         """What turns token ids into the encoder's first states; where no layer is called so, the token embeddings."""
         return getattr(self.encoder, "embeddings", self.get_input_embeddings())
 
-    def freeze_embeddings(self) -> None:
-        """Train the encoder's embedding layer no more; vectors of cases, which are new, go on learning.
+    def add_task(self, name: str, spec: dict[str, Any]) -> None:
+        """Add a task. Its head, if its kind has one, starts random; the other heads and the embedding keep their bits.
 
-        Half of MiniLM's parameters are word vectors, most of whose gradient is zero in any step.
+        Args:
+            name (str): A new name.
+            spec (dict): As an entry of `MultiTaskConfig.tasks`.
+
+        Raises:
+            ValueError: for a name that is taken or reserved, or a specification that is not valid.
         """
-        self.embedding_layer.requires_grad_(False)
+        self._check_new_name(name)
+        spec, heads = check_task(name, spec), dict(self.heads.items())
+        if num_outputs(spec):
+            head = self._new_head(spec).apply(self._init_weights)
+            heads[name] = head.to(self.device, self.dtype).train(self.training)
+        self._set_tasks({**self.config.tasks, name: spec}, heads)
+
+    def remove_task(self, name: str) -> None:
+        """Remove a task and its head; `config.task_name` is cleared if it was this one.
+
+        Raises:
+            ValueError: for an unknown name, with the known ones.
+        """
+        self.check_tasks([name])
+        tasks = dict(self.config.tasks)
+        labels = tasks.pop(name).get("labels")
+        self._set_tasks(tasks, dict(self.heads.items()))
+        self.config.forget_task(name, labels)
+
+    def rename_task(self, old: str, new: str) -> None:
+        """Give a task another name; its head keeps its bits, and `config.task_name` follows.
+
+        Raises:
+            ValueError: for an unknown old name, or a new one that is taken or reserved.
+        """
+        self.check_tasks([old])
+        self._check_new_name(new)
+        names = {name: new if name == old else name for name in self.config.tasks}
+        heads = {names[name]: head for name, head in self.heads.items()}
+        self._set_tasks({names[name]: spec for name, spec in self.config.tasks.items()}, heads)
+        self.config.task_name = names.get(self.config.task_name)
+
+    def _check_new_name(self, name: str) -> None:
+        check_task_name(name)
+        if name in self.config.tasks:
+            known = ", ".join(self.config.tasks)
+            raise ValueError(
+                f"A new task needs a name of its own, but {name!r} is taken; this model's tasks are: {known}."
+            )
+
+    def _set_tasks(self, tasks: dict[str, dict[str, Any]], heads: dict[str, nn.Module]) -> None:
+        """Take these tasks and, of `heads`, theirs; both sorted by name, as a reloaded model has them."""
+        self.config.tasks = dict(sorted(tasks.items()))
+        self.heads.clear()
+        self.heads.update({name: heads[name] for name in self.config.tasks if name in heads})
+
+    def freeze(self, parts: str | Iterable[str]) -> None:
+        """Train parts of the model no more: they keep their bits, and stay in evaluation mode while the rest trains.
+
+        Args:
+            parts: One or several of: `encoder`; `embeddings`, the encoder's embedding layer, but for vectors of cases,
+                which are new and go on learning (half of MiniLM's parameters are word vectors, most of whose gradient
+                is zero in any step); `heads`, those that there are now; `projection`, if there is one; a task's name,
+                for its head.
+
+        Raises:
+            ValueError: for an unknown part, with the known ones, or a part's name that a task has, too; nothing is
+                frozen then.
+        """
+        parts = [parts] if isinstance(parts, str) else list(parts)
+        for parameter in [parameter for part in parts for parameter in self._parameters_of(part)]:
+            parameter.requires_grad_(False)
+        self._rest_frozen_modules()
+
+    def _parameters_of(self, part: str) -> list[nn.Parameter]:
+        """The parameters that `freeze` knows by a name."""
+        named = dict(zip(MODEL_PARTS, (self.encoder, self.embedding_layer, self.heads, self.projection), strict=True))
+        named |= dict(self.heads.items())
+        if part not in named:
+            known = ", ".join(named)
+            raise ValueError(
+                f"There is no part {part!r} to freeze; this model's parts are: {known}.{nearest_name(part, named)}"
+            )
+        if part in MODEL_PARTS and part in self.heads:
+            raise ValueError(
+                f"{part!r} is a part of this model and one of its tasks: rename the task (rename_task) first."
+            )
         tokens = self.get_input_embeddings()
-        if isinstance(tokens, CasedEmbedding):
-            tokens.case.requires_grad_(True)
+        learning = tokens.case.weight if part == "embeddings" and isinstance(tokens, CasedEmbedding) else None
+        return [parameter for parameter in named[part].parameters() if parameter is not learning]
+
+    def _rest_frozen_modules(self) -> None:
+        """Put modules whose every parameter is frozen into evaluation mode: their dropout is off."""
+        for module in (self.encoder, self.embedding_layer, self.projection, *self.heads.values()):
+            parameters = list(module.parameters())
+            if parameters and not any(parameter.requires_grad for parameter in parameters):
+                module.eval()
 
     def save_pretrained(
         self,
@@ -456,10 +569,7 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
         """Training mode, except for modules whose every parameter is frozen: their dropout stays off."""
         super().train(mode)
         if mode:
-            for module in (self.encoder, self.embedding_layer, self.projection, *self.heads.values()):
-                parameters = list(module.parameters())
-                if parameters and not any(parameter.requires_grad for parameter in parameters):
-                    module.eval()
+            self._rest_frozen_modules()
         return self
 
     @property
@@ -862,6 +972,13 @@ class MultiTaskOneHeadModel(MultiTaskPreTrainedModel):
         self.task_name = config.first_task_of(self.kinds)
         config.use_task(self.task_name)
         super().__init__(config, encoder)
+
+    def _set_tasks(self, tasks: dict[str, dict[str, Any]], heads: dict[str, nn.Module]) -> None:
+        """Refuse: `task_name` and the configuration's flat fields were settled when the view was made."""
+        raise ValueError(
+            f"A one-head view answers one task ({self.task_name!r}) for good. Open the folder with AutoModel to add, "
+            "remove or rename tasks."
+        )
 
     def run_head(self, labels: Tensor | None, **inputs: Any) -> Any:
         """`run_tasks` with only this view's task, its labels a bare tensor."""

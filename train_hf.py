@@ -1,6 +1,7 @@
 """Command: train one encoder with many heads from a recipe, evaluate it, save it.
 
     python train_hf.py recipes/quickstart.yaml --output_dir outputs/quickstart
+    python train_hf.py RECIPE --init_from outputs/quickstart --freeze encoder,heads --output_dir outputs/one_more_task
     accelerate launch --config_file accelerate_configs/cpu_2_processes.yaml train_hf.py RECIPE --use_cpu --output_dir X
 
 The folder it writes opens with `AutoModel.from_pretrained(folder, trust_remote_code=True)`. Results stand beside the
@@ -9,19 +10,22 @@ Nothing imports this module: what it calls can be called without it.
 """
 
 import logging
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import transformers
-from datasets import disable_progress_bars
+from datasets import Dataset, disable_progress_bars
 from transformers import AutoTokenizer, set_seed
 
 from arguments_multitask import DataArguments, ModelArguments, MultiTaskTrainingArguments, parse_arguments
 from cased_vocabulary import cased_tokenizer
+from configuration_multitask import FEATURE_EXTRACTION
 from cpu_training import use_bfloat16_states, use_fast_dropout
 from data_collator import MultiTaskDataCollator
 from encoder_source import check_vocabulary, find_encoder
+from head_drift import HeadDrift
 from input_errors import explain_loading, one_line_errors
 from modeling_multitask import MultiTaskModel
 from run_checkpoints import check_recipe, describe_run, find_checkpoint
@@ -31,6 +35,7 @@ from task_metrics import MultiTaskMetrics, preprocess_logits_for_metrics
 from task_plots import plot_curves
 from task_report import evaluate_tasks, format_answers, format_scores, protocol, write_card
 from task_sampler import TaskSamplingDataset, check_sampling
+from trained_start import extend_trained, refuse_frozen
 from trainer_multitask import MultiTaskTrainer, SamplingGuard, TaskEarlyStopping
 
 logger = logging.getLogger("train_hf")
@@ -56,8 +61,29 @@ def configure_logging(args: MultiTaskTrainingArguments) -> None:
         disable_progress_bars()  # of reading and tokenising: one process shows them
 
 
-def build_model(arguments: ModelArguments, loaded: dict[str, LoadedTask], offline: bool) -> tuple[MultiTaskModel, Any]:
-    """The model on its pretrained encoder, heads for the loaded tasks, and the encoder's tokenizer."""
+def build_model(
+    arguments: ModelArguments, loaded: dict[str, LoadedTask], offline: bool, freeze: Iterable[str] = ()
+) -> tuple[MultiTaskModel, Any]:
+    """The model with a head for each loaded task, parts of it frozen, and its tokenizer.
+
+    Raises:
+        ValueError: for a folder that cannot be opened, an unknown part, or a task whose every part is frozen.
+    """
+    if arguments.init_from:
+        specs = {name: task.spec for name, task in loaded.items()}
+        model, tokenizer = extend_trained(arguments, specs, offline, freeze)
+    else:
+        model, tokenizer = extend_encoder(arguments, loaded, offline)
+        model.freeze(freeze)
+    for name, task in loaded.items():
+        refuse_frozen(name, task.spec, model)
+    return model, tokenizer
+
+
+def extend_encoder(
+    arguments: ModelArguments, loaded: dict[str, LoadedTask], offline: bool
+) -> tuple[MultiTaskModel, Any]:
+    """The pretrained encoder with a new head for each loaded task, and its tokenizer."""
     source = find_encoder(arguments.encoder, offline=offline)
     with explain_loading(f"The encoder {arguments.encoder!r}"):
         model = MultiTaskModel.from_backbone(
@@ -79,10 +105,35 @@ def build_model(arguments: ModelArguments, loaded: dict[str, LoadedTask], offlin
     return model, tokenizer
 
 
+def load_drift_data(
+    kept: list[str], model: MultiTaskModel, tokenizer: Any, data: DataArguments, limit: float | None
+) -> dict[str, Dataset]:
+    """Kept task -> its validation features, for those that the recipe of `drift_data` names; the seed is the recipe's.
+
+    Raises:
+        ValueError: if it names none, or there is a limit and no kept task to measure.
+    """
+    own: dict[str, Dataset] = {}
+    if data.drift_data:
+        _, old, args = parse_arguments([data.drift_data, *(["--nano"] if data.nano else [])])
+        specs = {name: model.config.tasks[name] for name in kept}
+        labels = {name: spec.get("labels", []) for name, spec in specs.items() if spec["kind"] != FEATURE_EXTRACTION}
+        tasks = {name: task for name, task in old.tasks.items() if name in labels}
+        root = data.data_root or old.data_root
+        loaded = load_tasks(tasks, root, args.seed, data.offline, known_labels=labels, splits=("validation",))
+        own = build_features(loaded, tokenizer, model.max_length(tokenizer), splits=("validation",)).validation
+        if not own:
+            raise ValueError(
+                f"drift_data is a recipe with validation rows of tasks that are not trained here "
+                f"({', '.join(labels) or 'there are none'}); {data.drift_data} has {', '.join(old.tasks)}."
+            )
+    if limit is not None and not own and not any(name in model.heads for name in kept):
+        raise ValueError("max_head_drift limits tasks that are not trained; here is none to measure. Leave it away.")
+    return own
+
+
 def prepare_training(model: MultiTaskModel, args: MultiTaskTrainingArguments) -> None:
-    """Freeze what shall stay as it is; on a CPU, make steps cheaper."""
-    if args.freeze_embeddings:
-        model.freeze_embeddings()
+    """On a CPU, make steps cheaper."""
     if args.device.type == "cpu":
         use_fast_dropout(model)
         if args.bf16:
@@ -150,6 +201,20 @@ def print_plan(notes: list[str], sampling: TaskSamplingDataset, args: MultiTaskT
     print(sampling.plan(args.per_device_train_batch_size), end="\n\n", flush=True)
 
 
+def report_drift(drift: HeadDrift, trainer: MultiTaskTrainer, limit: float | None) -> None:
+    """Print and write down what became of the tasks that were not trained.
+
+    Raises:
+        ValueError: if it is more than `limit`.
+    """
+    report = drift.compare()
+    trainer.save_metrics("drift", report.metrics())
+    if trainer.is_world_process_zero():
+        print(f"\n{report}\n", flush=True)
+    if limit is not None:
+        report.refuse_beyond(limit, trainer.args.output_dir)
+
+
 def report_run(
     trainer: MultiTaskTrainer,
     loaded: dict[str, LoadedTask],
@@ -195,17 +260,24 @@ def main(argv: list[str] | None = None) -> MultiTaskTrainer | None:
         with args.main_process_first(desc="reading data"):
             loaded = load_tasks(data_args.tasks, data_args.data_root, args.seed, data_args.offline)
         require_split(loaded, "validation")
-        model, tokenizer = build_model(model_args, loaded, data_args.offline)
+        model, tokenizer = build_model(model_args, loaded, data_args.offline, args.freeze)
+        kept = [name for name in model.config.tasks if name not in loaded]
         with args.main_process_first(desc="tokenising"):
             features = build_features(
                 loaded, tokenizer, model.max_length(tokenizer), embed=partial(model.encode, tokenizer=tokenizer)
             )
+            own = load_drift_data(kept, model, tokenizer, data_args, args.max_head_drift)
         sampling = build_sampling(features, data_args, args)
         guard = SamplingGuard(sampling)
         guard.check(args)
         recipe = describe_recipe((model_args, data_args, args), model, sampling)
         if resume is not None:
             check_recipe(resume, recipe, args.resume_changed_recipe)
+    if model_args.init_from:
+        data_args.notes.append(
+            f"Starts from {model_args.init_from}; its tasks that are not trained: {', '.join(kept) or 'none'}; frozen "
+            f"besides: {', '.join(args.freeze) or 'nothing'}."
+        )
     if is_main:
         print_plan([*data_args.notes, *args.notes, *features.notes], sampling, args)
     if data_args.dry_run:
@@ -225,7 +297,11 @@ def main(argv: list[str] | None = None) -> MultiTaskTrainer | None:
         preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         callbacks=[guard, *([TaskEarlyStopping(patience)] if patience else [])],
     )
+    drift = HeadDrift(model, trainer.data_collator, kept, features.validation, own) if kept else None
     trainer.save_metrics("train", trainer.train(resume and str(resume)).metrics)
+    if drift is not None:
+        with one_line_errors("train_hf.py"):
+            report_drift(drift, trainer, args.max_head_drift)
     trainer.save_model()
     trainer.save_state()
     trainer.save_metrics("eval", trainer.evaluate())
@@ -235,7 +311,8 @@ def main(argv: list[str] | None = None) -> MultiTaskTrainer | None:
     trainer.save_metrics(split, scores | {f"{split}_protocol": described})
 
     if is_main:
-        report_run(trainer, loaded, features.notes, scores, split, model_args.encoder, data_args.sample_texts)
+        start = model_args.init_from or model_args.encoder
+        report_run(trainer, loaded, features.notes, scores, split, start, data_args.sample_texts)
     return trainer
 
 

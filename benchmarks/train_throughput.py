@@ -10,7 +10,7 @@ and the encoder's own dropout:
 - classic_loop: float32, every text padded to 128 tokens, a batch of each task a step, two passes of the encoder.
 - two_trainers: two stock Trainers, one a task, with their defaults (float32, random order, padded to the longest).
 - two_tuned_trainers: the same in bf16, with batches of like length.
-- ours: what `train_hf.py` does, on both tasks at once; once more with `--freeze_embeddings`.
+- ours: what `train_hf.py` does, on both tasks at once; once more with `--freeze embeddings`.
 
 The rows are cut into a chunk a repeat; in a repeat every system trains a new model on that chunk, in an order that
 rotates. Before it, each trains a model on other rows (`--warm_steps`), which does not count: leaving out the first
@@ -177,7 +177,7 @@ def ours(bench: Bench, rows: Rows, meter: Meter, freeze_embeddings: bool = False
     model, tokenizer = build_model(bench.model, bench.loaded, offline=True)
     sampling = build_sampling(TaskFeatures(train=rows), bench.data, bench.args)
     if freeze_embeddings:
-        model.freeze_embeddings()
+        model.freeze("embeddings")
     prepare_training(model, bench.args)
     trainer = MultiTaskTrainer(
         model=model,

@@ -39,6 +39,7 @@ LIBRARY: dict[str, set[str]] = {
     "example_data": {"configuration_multitask"},
     "input_errors": set(),
     "encoder_source": {"configuration_multitask"},
+    "saved_model": {"configuration_multitask", "encoder_source", "input_errors", "modeling_multitask"},
     "task_sources": {"configuration_multitask", "arguments_multitask", "example_data"},
     "task_schema": {"configuration_multitask", "arguments_multitask"},
     "task_rows": {"configuration_multitask", "task_schema"},
@@ -48,6 +49,8 @@ LIBRARY: dict[str, set[str]] = {
     "task_metrics": {"configuration_multitask"},
     "task_plots": {"configuration_multitask", "task_metrics"},
     "task_report": {"configuration_multitask", "task_data", "task_metrics", "task_plots"},
+    "head_drift": {"configuration_multitask", "data_collator", "task_metrics"},
+    "trained_start": {"arguments_multitask", "configuration_multitask", "modeling_multitask", "saved_model"},
     "non_finite_guard": {"task_sampler"},
     "run_checkpoints": set(),
     "trainer_multitask": {

@@ -138,7 +138,7 @@ def test_with_frozen_embeddings_the_vectors_of_cases_go_on_learning():
     model = model_of("bert")
     cased, bases, cases = cased_tokenizer(tiny_tokenizer("bert"))
     model.read_case(bases, cases)
-    model.freeze_embeddings()
+    model.freeze("embeddings")
     learning = {name for name, p in model.encoder.embeddings.named_parameters() if p.requires_grad}
     assert learning == {"word_embeddings.case.weight"}
 

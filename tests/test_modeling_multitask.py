@@ -677,7 +677,7 @@ def test_frozen_parts_stay_in_evaluation_mode_and_keep_their_bits(tokenizer: Pre
 
 def test_frozen_embeddings_keep_their_bits_and_the_rest_learns(family: str):
     model, tokenizer = new_model(family), tiny_tokenizer(family)
-    model.freeze_embeddings()
+    model.freeze("embeddings")
     before = copy.deepcopy(model.state_dict())
     optimizer = torch.optim.AdamW((p for p in model.train().parameters() if p.requires_grad), lr=0.1)
     assert not model.encoder.embeddings.training and model.encoder.training
