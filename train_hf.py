@@ -23,13 +23,14 @@ from cpu_training import use_bfloat16_states, use_fast_dropout
 from data_collator import MultiTaskDataCollator
 from encoder_source import check_vocabulary, find_encoder
 from input_errors import explain_loading, one_line_errors
+from model_card import describe_run_facts, write_facts
 from modeling_multitask import MultiTaskModel
 from run_checkpoints import check_recipe, describe_run, find_checkpoint
 from task_data import LoadedTask, load_tasks, require_split
 from task_features import TaskFeatures, build_features
 from task_metrics import MultiTaskMetrics, preprocess_logits_for_metrics
 from task_plots import plot_curves
-from task_report import evaluate_tasks, format_answers, format_scores, protocol, write_card
+from task_report import evaluate_tasks, format_answers, format_scores, protocol
 from task_sampler import TaskSamplingDataset, check_sampling
 from trainer_multitask import MultiTaskTrainer, SamplingGuard, TaskEarlyStopping
 
@@ -149,31 +150,11 @@ def print_plan(notes: list[str], sampling: TaskSamplingDataset, args: MultiTaskT
     print(sampling.plan(args.per_device_train_batch_size), end="\n\n", flush=True)
 
 
-def report_run(
-    trainer: MultiTaskTrainer,
-    loaded: dict[str, LoadedTask],
-    notes: list[str],
-    scores: dict[str, float],
-    split: str,
-    encoder: str,
-    sample_texts: list[str] | None,
-) -> None:
+def report_run(trainer: MultiTaskTrainer, scores: dict[str, float], split: str, sample_texts: list[str] | None) -> None:
     """Print the scores of a split and the answers to sample texts; write curves and model card."""
-    curves = plot_curves(trainer.state.log_history, Path(trainer.args.output_dir) / "curves.png")
-    table = format_scores(trainer.model.config.tasks, scores, split)
-    print(table)
-    write_card(
-        trainer.args,
-        encoder,
-        loaded,
-        scores=table,
-        plan=trainer.train_dataset.plan(trainer.args.per_device_train_batch_size),
-        split=split,
-        notes=notes,
-        embedding_size=trainer.model.config.embedding_size,
-        rows_per_step=trainer.train_dataset.rows_per_step,
-        curves=curves is not None,
-    )
+    plot_curves(trainer.state.log_history, Path(trainer.args.output_dir) / "curves.png")
+    print(format_scores(trainer.model.config.tasks, scores, split))
+    trainer.create_model_card()
     if sample_texts:
         print(format_answers(sample_texts, trainer.model.predict(sample_texts, trainer.processing_class)))
     print(f"\nSaved to {trainer.args.output_dir}")
@@ -210,6 +191,10 @@ def main(argv: list[str] | None = None) -> MultiTaskTrainer | None:
     if data_args.dry_run:
         return None
 
+    if is_main:
+        plan = sampling.plan(args.per_device_train_batch_size)
+        facts = describe_run_facts(args, model_args.encoder, loaded, plan, features.notes, data_args.sample_texts)
+        write_facts(Path(args.output_dir), facts)
     prepare_training(model, args)
     patience = args.early_stopping_patience
     trainer = MultiTaskTrainer(
@@ -234,7 +219,9 @@ def main(argv: list[str] | None = None) -> MultiTaskTrainer | None:
     trainer.save_metrics(split, scores | {f"{split}_protocol": described})
 
     if is_main:
-        report_run(trainer, loaded, features.notes, scores, split, model_args.encoder, data_args.sample_texts)
+        report_run(trainer, scores, split, data_args.sample_texts)
+    if args.push_to_hub:
+        trainer.push_to_hub()
     return trainer
 
 

@@ -145,7 +145,7 @@ class LoopbackHub:
             for folder in sorted(root.glob("*/*")) if root else []:
                 if folder.is_dir() and folder.parent.name != "datasets":
                     self.add(f"{folder.parent.name}/{folder.name}", read_folder(folder), kind)
-        self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
+        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True)
         self.thread.start()
         return self
 
