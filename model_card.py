@@ -172,7 +172,7 @@ def build_card(folder: Path, name: str, answer: Answer | None) -> ModelCard:
         has_sentence_transformers=(folder / "modules.json").is_file(),
         has_handler=(folder / "handler.py").is_file(),
         head_of={kind: head_of(config, kind) for kind in (TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION)},
-        answers=format_answers(texts, answers).strip(),
+        answers=format_answers(texts[: len(answers)], answers).strip(),
         **sizes(folder),
     )
 
@@ -278,6 +278,11 @@ def data_name(source: Mapping[str, Any]) -> str:
     return cell(name + (" (local copy)" if str(source["location"]).startswith("data_root/") else ""))
 
 
+def protocol_of(tasks: dict[str, Any], split: str, scores: Mapping[str, Any]) -> dict[str, Any]:
+    """How each task was scored; tasks that the model no longer has are left out."""
+    return {task: about for task, about in scores.get(f"{split}_protocol", {}).items() if task in tasks}
+
+
 def own_scores(task: str, split: str, scores: Mapping[str, Any]) -> dict[str, float]:
     """Metric -> value of a task; what is no number (a correlation of equal scores) is left out."""
     start = f"{split}_{task}_"
@@ -288,7 +293,7 @@ def own_scores(task: str, split: str, scores: Mapping[str, Any]) -> dict[str, fl
 def result_rows(tasks: dict[str, Any], split: str, scores: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A row of the table of results for every task that was scored: the primary metric, then the others."""
     rows = []
-    for task, about in scores.get(f"{split}_protocol", {}).items():
+    for task, about in protocol_of(tasks, split, scores).items():
         own, first = own_scores(task, split, scores), primary_metric(tasks[task])
         others = ", ".join(f"{name} {value:.4f}" for name, value in own.items() if name != first)
         rows.append(
@@ -310,7 +315,7 @@ def eval_results(folder: Path, name: str, tasks: dict[str, Any]) -> list[EvalRes
     split, scores = read_scores(folder)
     url = f"https://huggingface.co/{name}/blob/main/{split}_results.json" if "/" in name else None
     results = []
-    for task, about in scores.get(f"{split}_protocol", {}).items():
+    for task, about in protocol_of(tasks, split, scores).items():
         own, first = own_scores(task, split, scores), primary_metric(tasks[task])
         for metric in sorted(own, key=lambda metric: metric != first):
             results.append(

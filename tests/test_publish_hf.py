@@ -32,7 +32,7 @@ num_train_epochs: 1
 per_device_train_batch_size: 16
 bf16: false
 report_to: none
-sample_texts: [Maria flew to Oslo., Will it rain?]
+sample_texts: ["Maria flew to Oslo.", "Will it rain?"]
 """
 NAME = "tester/news"
 TEXTS = ["Maria flew to Oslo.", "The new phone is fast, and the team is very good today."]
