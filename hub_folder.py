@@ -23,7 +23,7 @@ from torch import Tensor
 
 PUBLISHED = re.compile(
     r"""config\.json | model[-\w]*\.safetensors(\.index\.json)?            # weights, in one file or in shards
-    | \w+_multitask\.py | handler\.py                                       # code
+    | \w+_multitask\.py | handler\.py | sentence_transformers_files\.py     # code
     | tokenizer(_config)?\.json | (special_tokens_map|added_tokens|vocab)\.json | (vocab|merges)\.txt | [\w.]+\.model
     | modules\.json | (config_)?sentence_\w+\.json | \d+_\w+/(config\.json|model\.safetensors)  # sentence-transformers
     | README\.md | (curves|confusion_[\w-]+)\.png | (all|train|eval|test|validation)_results\.json | run_facts\.json""",

@@ -137,7 +137,7 @@ def load_task(
         "revision": task.revision,
         "commit": source.commit,
         "license": task.license or ", ".join(words(source.card.get("license"))) or None,
-        "language": words(task.language or source.card.get("language")),
+        "language": words(task.language) or language_of(source.card),
         "location": source.location,
         "splits": dict(chosen),
         "source_rows": {split: len(dataset) for split, dataset in source.splits.items()},
@@ -149,6 +149,12 @@ def load_task(
 def words(value: Any) -> list[str]:
     """A field of a card that holds one word, a list of them, or nothing."""
     return [str(word) for word in (value if isinstance(value, list) else [value]) if word]
+
+
+def language_of(card: dict[str, Any]) -> list[str]:
+    """The language of a dataset by its card; of one in several it is not known which a configuration has."""
+    languages = words(card.get("language"))
+    return languages if len(languages) == 1 else []
 
 
 def source_key(

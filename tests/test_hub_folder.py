@@ -64,6 +64,11 @@ def saved(model_and_tokenizer, tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_all_that_is_saved_is_published(saved: Path) -> None:
+    """Whichever file of code `save_pretrained` writes."""
+    assert published_files(saved) == sorted(path.relative_to(saved) for path in saved.rglob("*") if path.is_file())
+
+
 @pytest.mark.slow
 def test_a_saved_folder_answers_elsewhere_bit_by_bit(saved: Path, model_and_tokenizer) -> None:
     assert check_elsewhere(saved, *model_and_tokenizer) == 0

@@ -60,7 +60,7 @@ def run(hub: LoopbackHub, recipe: Path, tmp_path_factory: pytest.TempPathFactory
         if strategy not in folders:
             folders[strategy] = tmp_path_factory.mktemp(strategy) / "out"
             words = ["--output_dir", str(folders[strategy]), "--push_to_hub", "--hub_model_id", f"tester/{strategy}"]
-            words += ["--hub_strategy", strategy, "--hub_private_repo", "--hub_always_push"]
+            words += ["--hub_strategy", strategy, "--hub_private_repo", "true", "--hub_always_push"]
             done = subprocess.run(
                 [sys.executable, str(Path(train_hf.__file__)), str(recipe), *words],
                 cwd=folders[strategy].parent,
