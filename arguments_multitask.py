@@ -89,6 +89,11 @@ class TaskArguments:
     kind: str | None = _option(f"One of {', '.join(TASK_KINDS)} (default: inferred from the features).")
     config: str | None = _option("Configuration (subset) of a Hub dataset (default: its only one).")
     revision: str | None = _option("Branch, tag or commit of a Hub dataset (default: its main branch).")
+    license: str | None = _option("Licence of the data, for the model card (default: what its card on the Hub says).")
+    language: str | list[str] | None = _option(
+        "Language of the texts (en, de, ...), or a list of them, for the model card (default: what its card on the Hub "
+        "says)."
+    )
     name: str | None = _option("Folder looked for under --data_root (default: the last part of `dataset`).")
     format: str | None = _option(f"Format of local files: {', '.join(FORMATS)} (default: by file extension).")
     column_names: list[str] | None = _option(

@@ -44,8 +44,9 @@ class LoadedTask:
         splits (dict): Our split -> canonical rows: `text` (and `text_pair`) or `tokens`, `label`, `row` (index in the
             source split); see `task_rows.canonical_rows`.
         notes (list): What was inferred, cut and capped, one sentence each; each names the task.
-        source (dict): Where the rows come from, for result files: `dataset`, `config`, `revision`, `location`, `splits`
-            (our split -> source split), `rows` (our split -> rows used) and `source_rows` (source split -> rows there).
+        source (dict): Where the rows come from, for result files: `dataset`, `config`, `revision`, `commit` (on the
+            Hub), `license`, `language` (a list), `location`, `splits` (our split -> source split), `rows` (our split ->
+            rows used) and `source_rows` (source split -> rows there).
         source_key (Hashable): Equal for tasks that read the same rows and texts; they can be tokenised together.
     """
 
@@ -134,12 +135,26 @@ def load_task(
         "dataset": task.dataset,
         "config": task.config,
         "revision": task.revision,
+        "commit": source.commit,
+        "license": task.license or ", ".join(words(source.card.get("license"))) or None,
+        "language": words(task.language) or language_of(source.card),
         "location": source.location,
         "splits": dict(chosen),
         "source_rows": {split: len(dataset) for split, dataset in source.splits.items()},
     }
     key = source_key(schema, task, origin, {ours: source.splits[theirs].features for ours, theirs in chosen.items()})
     return LoadedTask(name, schema.spec, rows, [*source.notes, *notes, *schema.notes], origin, key)
+
+
+def words(value: Any) -> list[str]:
+    """A field of a card that holds one word, a list of them, or nothing."""
+    return [str(word) for word in (value if isinstance(value, list) else [value]) if word]
+
+
+def language_of(card: dict[str, Any]) -> list[str]:
+    """The language of a dataset by its card; of one in several it is not known which a configuration has."""
+    languages = words(card.get("language"))
+    return languages if len(languages) == 1 else []
 
 
 def source_key(

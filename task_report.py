@@ -1,4 +1,4 @@
-"""Results for people and for files: score tables, answers, protocol, confusion matrices, the model card.
+"""Results for people and for files: score tables, answers, protocol, confusion matrices.
 
 It scores nothing itself (`task_metrics` does) and runs the model only through the Trainer it is given. The commands end
 with it.
@@ -8,15 +8,13 @@ with it.
     print(format_scores(model.config.tasks, metrics, "test"))
 """
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from huggingface_hub import ModelCard, ModelCardData
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer
 
 from configuration_multitask import TOKEN_CLASSIFICATION, has_entities
 from task_data import LoadedTask
@@ -112,51 +110,3 @@ def format_answers(texts: Sequence[Any], answers: Sequence[Mapping[str, Any]]) -
         lines.append(f"\n{text if isinstance(text, str) else ' | '.join(text)}")
         lines += [f"  {name:<20} {format_answer(value)}" for name, value in sorted(answer.items())]
     return "\n".join(lines)
-
-
-def card_template() -> Path:
-    """`model_card.md`: beside this file, or where the wheel puts it."""
-    beside = Path(__file__).with_name("model_card.md")
-    return beside if beside.is_file() else Path(sys.prefix) / "share/multitask-sentence-transformer/model_card.md"
-
-
-def write_card(args: TrainingArguments, encoder: str, loaded: Mapping[str, LoadedTask], **fields: Any) -> None:
-    """Fill `model_card.md` from a run and write it as the model folder's `README.md`.
-
-    Args:
-        args (TrainingArguments): The run; its `output_dir` is the folder, and the card's name.
-        encoder (str): What training started from.
-        loaded (Mapping): The tasks and where their rows came from.
-        fields: `scores` and `plan` (tables), `split`, `notes`, `embedding_size`, `rows_per_step`, `curves` (whether
-            there is a picture of them).
-    """
-    sources = {task.source["dataset"] for task in loaded.values() if task.source["location"] != "builtin"}
-    data = ModelCardData(
-        library_name="transformers",
-        base_model=None if Path(encoder).exists() else encoder,
-        datasets=sorted(source for source in sources if isinstance(source, str) and not Path(source).exists()) or None,
-        tags=["multi-task-learning", "sentence-embedding", *sorted({task.spec["kind"] for task in loaded.values()})],
-    )
-    tasks = [
-        {
-            "name": name,
-            "kind": task.spec["kind"],
-            "labels": ", ".join(task.spec.get("labels", [])) or "-",
-            "data": task.source["dataset"],
-            "rows": f"{task.source['rows'].get('train', 0):,}",
-        }
-        for name, task in loaded.items()
-    ]
-    card = ModelCard.from_template(
-        data,
-        template_path=str(card_template()),
-        name=Path(args.output_dir).name,
-        encoder=encoder,
-        tasks=tasks,
-        epochs=args.num_train_epochs,
-        learning_rate=args.learning_rate,
-        seed=args.seed,
-        precision=", bf16" if args.bf16 else "",
-        **fields,
-    )
-    card.save(Path(args.output_dir) / "README.md")

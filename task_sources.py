@@ -19,6 +19,7 @@ from typing import Any
 import datasets
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
+from huggingface_hub import DatasetCard, try_to_load_from_cache
 
 from arguments_multitask import FORMATS, SPLITS, TaskArguments
 from configuration_multitask import nearest_name
@@ -57,11 +58,15 @@ class Source:
         location (str): `hub`, `builtin`, `data_root/<name>`, or the path as it was given. It stands in result files, so
             it names no folder that the user did not write down.
         notes (list): What was decided on the way, one sentence each.
+        commit (str): The commit on the Hub that the rows are of; None where that is not known.
+        card (dict): The metadata of the dataset's card on the Hub: licence, language, ...
     """
 
     splits: dict[str, Dataset]
     location: str
     notes: list[str] = field(default_factory=list)
+    commit: str | None = None
+    card: dict[str, Any] = field(default_factory=dict)
 
 
 def hub_or_local(task_name: str, task: TaskArguments, data_root: str | None = None, offline: bool = False) -> Source:
@@ -124,7 +129,7 @@ def read_builtin(task_name: str, dataset: str) -> Source:
             f"Task {task_name!r}: there is no example data {dataset!r}; there are "
             f"{', '.join(BUILTIN + example for example in EXAMPLES)}.{nearest_name(name, EXAMPLES)}"
         )
-    return Source(dict(generate(name)), "builtin")
+    return Source(dict(generate(name)), "builtin", card={"license": "apache-2.0", "language": "en"})
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -284,11 +289,27 @@ def read_hub(task_name: str, task: TaskArguments, data_root: str | None, offline
     source = Source({}, "hub")
     with explain_failure(task_name, f"the dataset {dataset!r} (config {task.config!r})", remedy), hub_access(offline):
         source.splits = checked_dict(load_dataset(dataset, task.config, revision=task.revision))
+    source.commit = commit_of(source.splits)
+    source.card = cached_card(dataset, source.commit)
     if offline:
         source.notes.append(
             f"Task {task_name!r}: {dataset!r} comes from the local cache; its revision was not checked."
         )
     return source
+
+
+def commit_of(splits: dict[str, Dataset]) -> str | None:
+    """The commit on the Hub that rows are of: `datasets` calls the folder of its cache by it."""
+    folders = {Path(file["filename"]).parent.name for rows in splits.values() for file in rows.cache_files}
+    return next((folder for folder in folders if re.fullmatch("[0-9a-f]{40}", folder)), None)
+
+
+def cached_card(dataset: str, commit: str | None) -> dict[str, Any]:
+    """The metadata of the card that was fetched along with a dataset; nothing where it has none."""
+    if commit is None:
+        return {}
+    file = try_to_load_from_cache(dataset, "README.md", revision=commit, repo_type="dataset")
+    return DatasetCard.load(file, ignore_metadata_errors=True).data.to_dict() if isinstance(file, str) else {}
 
 
 def is_path(dataset: str) -> bool:

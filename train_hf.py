@@ -27,13 +27,14 @@ from data_collator import MultiTaskDataCollator
 from encoder_source import check_vocabulary, find_encoder
 from head_drift import HeadDrift
 from input_errors import explain_loading, one_line_errors
+from model_card import describe_run_facts, write_facts
 from modeling_multitask import MultiTaskModel
 from run_checkpoints import check_recipe, describe_run, find_checkpoint
 from task_data import LoadedTask, load_tasks, require_split
 from task_features import TaskFeatures, build_features
 from task_metrics import MultiTaskMetrics, preprocess_logits_for_metrics
 from task_plots import plot_curves
-from task_report import evaluate_tasks, format_answers, format_scores, protocol, write_card
+from task_report import evaluate_tasks, format_answers, format_scores, protocol
 from task_sampler import TaskSamplingDataset, check_sampling
 from trained_start import extend_trained, refuse_frozen
 from trainer_multitask import MultiTaskTrainer, SamplingGuard, TaskEarlyStopping
@@ -215,31 +216,11 @@ def report_drift(drift: HeadDrift, trainer: MultiTaskTrainer, limit: float | Non
         report.refuse_beyond(limit, trainer.args.output_dir)
 
 
-def report_run(
-    trainer: MultiTaskTrainer,
-    loaded: dict[str, LoadedTask],
-    notes: list[str],
-    scores: dict[str, float],
-    split: str,
-    encoder: str,
-    sample_texts: list[str] | None,
-) -> None:
+def report_run(trainer: MultiTaskTrainer, scores: dict[str, float], split: str, sample_texts: list[str] | None) -> None:
     """Print the scores of a split and the answers to sample texts; write curves and model card."""
-    curves = plot_curves(trainer.state.log_history, Path(trainer.args.output_dir) / "curves.png")
-    table = format_scores(trainer.model.config.tasks, scores, split)
-    print(table)
-    write_card(
-        trainer.args,
-        encoder,
-        loaded,
-        scores=table,
-        plan=trainer.train_dataset.plan(trainer.args.per_device_train_batch_size),
-        split=split,
-        notes=notes,
-        embedding_size=trainer.model.config.embedding_size,
-        rows_per_step=trainer.train_dataset.rows_per_step,
-        curves=curves is not None,
-    )
+    plot_curves(trainer.state.log_history, Path(trainer.args.output_dir) / "curves.png")
+    print(format_scores(trainer.model.config.tasks, scores, split))
+    trainer.create_model_card()
     if sample_texts:
         print(format_answers(sample_texts, trainer.model.predict(sample_texts, trainer.processing_class)))
     print(f"\nSaved to {trainer.args.output_dir}")
@@ -283,6 +264,10 @@ def main(argv: list[str] | None = None) -> MultiTaskTrainer | None:
     if data_args.dry_run:
         return None
 
+    if is_main:
+        plan, start = sampling.plan(args.per_device_train_batch_size), model_args.init_from or model_args.encoder
+        facts = describe_run_facts(args, start, loaded, plan, features.notes, data_args.sample_texts)
+        write_facts(Path(args.output_dir), facts)
     prepare_training(model, args)
     patience = args.early_stopping_patience
     trainer = MultiTaskTrainer(
@@ -311,8 +296,9 @@ def main(argv: list[str] | None = None) -> MultiTaskTrainer | None:
     trainer.save_metrics(split, scores | {f"{split}_protocol": described})
 
     if is_main:
-        start = model_args.init_from or model_args.encoder
-        report_run(trainer, loaded, features.notes, scores, split, start, data_args.sample_texts)
+        report_run(trainer, scores, split, data_args.sample_texts)
+    if args.push_to_hub:
+        trainer.push_to_hub()
     return trainer
 
 

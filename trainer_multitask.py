@@ -11,6 +11,7 @@ rate of their own for the heads. Nothing needs it: the stock `Trainer` trains th
 import logging
 from collections import defaultdict
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,11 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.trainer_jit_checkpoint import JITCheckpointCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 from transformers.training_args import ParallelMode
 
+from hub_folder import copy_published
+from model_card import write_card
 from non_finite_guard import NonFiniteGuard
 from run_checkpoints import INCOMPLETE_MARKER, SigtermCheckpoint, marked_incomplete
 from task_metrics import mean_score
@@ -231,9 +234,25 @@ class MultiTaskTrainer(Trainer):
         super()._save_rng_state(output_dir)
         self.accelerator.wait_for_everyone()
 
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write our card (see `model_card`), in place of the draft that Trainer would push; arguments are not read."""
+        if self.is_world_process_zero():
+            folder = Path(self.args.output_dir)
+            answer = partial(self.model.predict, tokenizer=self.processing_class) if self.processing_class else None
+            write_card(folder, self.hub_model_id or folder.name, answer)
+
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Push without the mark: all files are written, and the upload may read them later."""
+        """Push without the mark: all files are written, and the upload may read them later.
+
+        The stock push takes weights, configuration and tokenizer from the checkpoint; whatever else a reader needs
+        (code, card) stands in `output_dir` only at the end of the run, so it is put there before.
+        """
         (Path(checkpoint_folder) / INCOMPLETE_MARKER).unlink(missing_ok=True)
+        if self.is_world_process_zero() and self.args.hub_strategy != HubStrategy.END:
+            folder = Path(self.args.output_dir)
+            if not (folder / "config.json").exists():
+                copy_published(Path(checkpoint_folder), folder)
+                self.create_model_card()
         super()._push_from_checkpoint(checkpoint_folder)
 
     @staticmethod

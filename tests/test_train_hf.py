@@ -4,11 +4,13 @@ import json
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from card_validation import card_errors
 from elsewhere import run_elsewhere
 from huggingface_hub import ModelCard
 from transformers import AutoTokenizer
@@ -16,7 +18,9 @@ from transformers import AutoTokenizer
 import evaluate_hf
 import train_hf
 from arguments_multitask import ModelArguments
+from model_card import build_card
 from modeling_multitask import MultiTaskModel
+from saved_model import open_model
 
 RECIPE = """
 encoder: {encoder}
@@ -109,12 +113,29 @@ def test_a_run_writes_model_results_protocol_and_plots(trained: Path) -> None:
     assert pickled == {"training_args.bin"}, "Trainer writes that one; nothing of ours is pickled"
 
 
-def test_the_card_is_filled_from_the_run(trained: Path) -> None:
-    """Every field of the template is there, the scores are those of the result file, and the Hub's parser reads it."""
-    card = ModelCard.load(trained / "README.md")
-    assert card.data.to_dict()["library_name"] == "transformers" and "sentence-similarity" in card.data.tags
-    assert f"accuracy {results(trained, 'test')['test_topic_accuracy']:.4f}" in card.text
-    assert "{{" not in card.text and "| anchor | feature-extraction | - | builtin:sentiment | 32 |" in card.text
+def test_the_card_can_be_written_again_from_the_folder_alone(trained: Path) -> None:
+    """No number in it was typed: files and model give the same card, and other files another one."""
+    model, tokenizer = open_model(str(trained), offline=True)
+    again = build_card(trained, trained.name, partial(model.predict, tokenizer=tokenizer))
+    written = (trained / "README.md").read_text()
+    assert again.content == written
+    assert card_errors(written) == [] and "{{" not in written
+
+
+def test_the_model_index_of_the_card_holds_the_scores_of_the_result_file(trained: Path) -> None:
+    """Parsed by the Hub's own client."""
+    scores = results(trained, "test")
+    found = {
+        (result.task_name, result.metric_name): result
+        for result in ModelCard.load(trained / "README.md").data.eval_results
+    }
+    assert {("topic", "accuracy"), ("entities", "f1"), ("similarity", "spearman"), ("anchor", "mean_cosine")} <= set(
+        found
+    )
+    for (task, metric), result in found.items():
+        assert result.metric_value == pytest.approx(scores[f"test_{task}_{metric}"], abs=5e-5)
+        assert result.dataset_args == {"rows": scores["test_protocol"][task]["rows_scored"]}
+        assert result.task_type == MultiTaskModel.config_class.from_pretrained(trained).tasks[task]["kind"]
 
 
 def test_the_frozen_teacher_is_the_encoder_before_training(trained: Path) -> None:
