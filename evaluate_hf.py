@@ -10,17 +10,14 @@ to `--output_dir` (default: `<model>/evaluation`). Labels are matched by name to
 
 import argparse
 import logging
-from typing import Any
 
 import torch
-from transformers import AutoTokenizer, TrainingArguments
+from transformers import TrainingArguments
 
 from arguments_multitask import SPLITS, parse_arguments
-from configuration_multitask import MultiTaskConfig
 from data_collator import MultiTaskDataCollator
-from encoder_source import check_vocabulary
-from input_errors import explain_loading, one_line_errors
-from modeling_multitask import MultiTaskModel, refuse_missing_weights
+from input_errors import one_line_errors
+from saved_model import open_model
 from task_data import load_tasks, require_split
 from task_features import build_features
 from task_metrics import MultiTaskMetrics, preprocess_logits_for_metrics
@@ -51,29 +48,6 @@ def positive(word: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1; got {number}.")
     return number
-
-
-def open_model(name: str, offline: bool) -> tuple[MultiTaskModel, Any]:
-    """The saved model and its tokenizer.
-
-    Raises:
-        ValueError: for what is no folder or Hub id of a multi-task model with its weights as safetensors.
-    """
-    with explain_loading(f"The model {name!r}"):
-        kind = MultiTaskConfig.get_config_dict(name, local_files_only=offline)[0].get("model_type")
-        if kind != MultiTaskConfig.model_type:
-            found = f"is a {kind}" if kind else "has no config.json with a model_type"
-            raise ValueError(f"A saved multi-task model is needed; {name!r} {found}. Give a folder of train_hf.py.")
-        model, report = MultiTaskModel.from_pretrained(
-            name, local_files_only=offline, use_safetensors=True, output_loading_info=True
-        )
-        # with the config at hand it does not ask whether the folder's code may run
-        tokenizer = AutoTokenizer.from_pretrained(
-            name, config=model.config, local_files_only=offline, trust_remote_code=False
-        )
-    refuse_missing_weights(name, report["missing_keys"])
-    check_vocabulary(name, tokenizer, model.get_input_embeddings())
-    return model, tokenizer
 
 
 def main(argv: list[str] | None = None) -> None:
