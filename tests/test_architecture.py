@@ -36,6 +36,8 @@ LIBRARY: dict[str, set[str]] = {
     "task_report": {"configuration_multitask", "task_data", "task_metrics", "task_plots"},
     "saved_model": {"configuration_multitask", "encoder_source", "input_errors", "modeling_multitask"},
     "native_export": {"configuration_multitask", "modeling_multitask"},
+    "graph_export": {"configuration_multitask", "graph_model", "modeling_multitask"},
+    "graph_model": {"configuration_multitask", "modeling_multitask", "pipeline_multitask"},
     "non_finite_guard": {"task_sampler"},
     "run_checkpoints": set(),
     "trainer_multitask": {
