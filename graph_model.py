@@ -113,18 +113,19 @@ class GraphModel(nn.Module):
         return min(self.config.max_seq_length, tokenizer.model_max_length)
 
     def outputs(
-        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """All outputs of the graph by name. Shapes of the inputs (items, tokens)."""
+        """All outputs of the graph by name. Shapes of the inputs (items, tokens); by default no padding, no types."""
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
-        given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": types}
+        given = {"input_ids": input_ids, "attention_mask": mask, "token_type_ids": types}
         found = self.run({name: given[name].numpy() for name in self.inputs})
         return {name: torch.from_numpy(array) for name, array in found.items()}
 
     def forward(
         self,
         input_ids: Tensor,
-        attention_mask: Tensor,
+        attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         pair_input_ids: Tensor | None = None,
         pair_attention_mask: Tensor | None = None,
