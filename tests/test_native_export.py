@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import load_dataset
 from numpy.testing import assert_allclose
 from tiny_models import HIDDEN_SIZE, TINY_TASKS, tiny_encoder, tiny_tokenizer
 from torch import nn
@@ -19,6 +20,7 @@ from transformers import (
 
 from cased_vocabulary import cased_tokenizer
 from configuration_multitask import POOLINGS, MultiTaskConfig
+from encoder_source import ALL_MINILM_L6_V2, find_encoder
 from modeling_multitask import MultiTaskModel
 from native_export import check_same_logits, plain_head, write_embedding, write_head, write_native
 
@@ -199,3 +201,35 @@ def test_an_unknown_task_is_refused_with_the_known_ones(tmp_path: Path):
     model, tokenizer = build("bert")
     with pytest.raises(ValueError, match="Unknown tasks .'entities'.; this model's tasks are: anchor, ner"):
         write_native(model, tokenizer, tmp_path, "entities")
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+def test_the_widgets_call_on_real_text_gives_the_spans_of_the_models_own_folder(data_root: Path, tmp_path: Path):
+    """Raw text of CoNLL-2003 through all-MiniLM, its vocabulary cased: the same spans but for ties of rounding."""
+    source = find_encoder(ALL_MINILM_L6_V2, offline=True).path
+    model = MultiTaskModel.from_backbone(source, tasks={"ner": TINY_TASKS["ner"]})
+    tokenizer, bases, cases = cased_tokenizer(AutoTokenizer.from_pretrained(source))
+    model.read_case(bases, cases)
+    nn.init.normal_(model.get_input_embeddings().case.weight, std=0.05)
+    nn.init.normal_(model.heads["ner"].out.weight, std=0.5)
+    model.save_pretrained(tmp_path / "whole")
+    tokenizer.save_pretrained(tmp_path / "whole")
+    write_head(model, tokenizer, "ner", tmp_path / "plain")
+    rows = load_dataset("parquet", data_files=str(next((data_root / "conll2003").glob("*test*.parquet"))))["train"]
+    texts = [" ".join(words) for words in rows["tokens"][:300]]
+    found = []
+    for folder, options in ((tmp_path / "whole", {"trust_remote_code": True}), (tmp_path / "plain", {})):
+        stock: Any = pipeline(
+            "token-classification", model=str(folder), aggregation_strategy="simple", device="cpu", **options
+        )
+        found.append(
+            {
+                (row, span["entity_group"], span["start"], span["end"])
+                for row, text in enumerate(texts)
+                for span in stock(text)
+            }
+        )
+    ours, plain = found
+    assert len(ours) > 300, "premise"
+    assert len(ours & plain) >= 0.999 * len(ours | plain)
