@@ -661,6 +661,11 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
         """Pooled and projected, not normalised. Shapes (B, T, H), (B, T) -> (B, embedding_size)."""
         return self.projection(POOLERS[pooling or self.config.pooling](hidden, mask))
 
+    def embed(self, attention_mask: Tensor, **inputs: Tensor) -> Tensor:
+        """The sentence embedding before normalisation. Inputs as for `run_encoder` -> (items, embedding_size)."""
+        hidden = self.run_encoder(attention_mask=attention_mask, **inputs).last_hidden_state
+        return self.sentence_vectors(hidden, attention_mask)
+
     def check_tasks(self, names: Iterable[str]) -> list[str]:
         """Return the names as a list, or raise ValueError listing the known ones."""
         names = list(names)

@@ -538,9 +538,7 @@ def encode(
     embeddings = torch.zeros(len(texts), model.config.embedding_size)
     for positions in batches_by_length(texts, batch_size):
         encoding = tokenize(tokenizer, [texts[position] for position in positions], model.max_length(tokenizer))
-        inputs = model_inputs(model, encoding)
-        hidden = model(**inputs, tasks=[]).last_hidden_state
-        embeddings[positions] = model.sentence_vectors(hidden, inputs["attention_mask"]).float().cpu()
+        embeddings[positions] = model.embed(**model_inputs(model, encoding)).float().cpu()
     model.train(was_training)
     if model.config.normalize_embeddings if normalize is None else normalize:
         embeddings = F.normalize(embeddings, dim=-1)

@@ -15,7 +15,16 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-EXTRAS_BLOCKED = ("matplotlib", "sentence_transformers", "tensorboard", "tensorboardX")
+EXTRAS_BLOCKED = (
+    "matplotlib",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "openvino",
+    "sentence_transformers",
+    "tensorboard",
+    "tensorboardX",
+)
 """Packages of optional extras that the installed wheel must do without; the encoder's is the one it may use."""
 
 LOAD = """

@@ -1,0 +1,236 @@
+"""One task of a saved model as a plain folder, which opens without code of ours: `BertForTokenClassification` and kin.
+
+Hosted widgets, TEI and other tools run no custom code; these folders are for them. A head is written only where the
+encoder's own class computes the same function: the logits of both are compared before anything is saved. The embedding
+becomes a sentence-transformers folder. A vocabulary with case variants is spelled out into one embedding table. It
+converts nothing to another format or precision (`graph_export` does).
+
+    write_head(model, tokenizer, "ner", folder)     # AutoModelForTokenClassification.from_pretrained(folder)
+    write_embedding(model, tokenizer, folder)       # SentenceTransformer(folder)
+"""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PreTrainedModel,
+)
+
+from configuration_multitask import FEATURE_EXTRACTION, SENTENCE_SIMILARITY, TOKEN_CLASSIFICATION
+from modeling_multitask import CasedEmbedding, MultiTaskModel
+
+ROBERTA_HEAD = ("tanh", "classifier.dense", "classifier.out_proj")
+SENTENCE_HEADS: dict[str, tuple[str, str, str]] = {
+    "bert": ("tanh", "bert.pooler.dense", "classifier"),
+    "deberta-v2": ("any", "pooler.dense", "classifier"),
+    "distilbert": ("relu", "pre_classifier", "classifier"),
+    "electra": ("gelu", *ROBERTA_HEAD[1:]),
+    "mpnet": ROBERTA_HEAD,
+    "roberta": ROBERTA_HEAD,
+    "xlm-roberta": ROBERTA_HEAD,
+}
+"""Model type -> activation and two layers of its `ForSequenceClassification`; all of them read the first token.
+
+DeBERTa's activation is a field of its configuration.
+"""
+
+POOLING_FLAGS = {
+    "mean": "mean_tokens",
+    "cls": "cls_token",
+    "max": "max_tokens",
+    "mean_sqrt_len": "mean_sqrt_len_tokens",
+    "weighted_mean": "weightedmean_tokens",
+    "last_token": "lasttoken",
+}
+"""Our pooling -> the flag `pooling_mode_<flag>` of sentence-transformers."""
+
+PROBE = ["A short text.", "And a longer one, so that the first is padded in a batch of both."]
+
+
+def plain_weights(encoder: PreTrainedModel) -> dict[str, Tensor]:
+    """The encoder's weights; a vocabulary with case variants becomes one table with a row a token."""
+    weights = encoder.state_dict()
+    for name, module in encoder.named_modules():
+        if isinstance(module, CasedEmbedding):
+            table = module(torch.arange(module.num_embeddings, device=encoder.device))
+            weights = {key: value for key, value in weights.items() if not key.startswith(f"{name}.")}
+            weights[f"{name}.weight"] = table
+    return weights
+
+
+def plain_config(model: MultiTaskModel) -> Any:
+    """The encoder's configuration with the vocabulary that its tokenizer has."""
+    config = copy.deepcopy(model.config.encoder_config)
+    config.vocab_size = model.config.cased_vocab_size or config.vocab_size
+    return config
+
+
+def save_tokenizer(model: MultiTaskModel, tokenizer: Any, folder: Path) -> None:
+    """Write the tokenizer with what our model does by itself: the length it cuts at, positions that skip padding."""
+    own = copy.deepcopy(tokenizer)
+    own.model_max_length = model.max_length(tokenizer)
+    own.padding_side = "right"  # plain classes count positions, and look for the first token, from the left
+    own.save_pretrained(folder)
+
+
+def head_layers(model: MultiTaskModel, name: str) -> dict[str, str]:
+    """Layers of our head -> layers of the family's own class.
+
+    Raises:
+        ValueError: if that class computes something else; the message says what, and what to use instead.
+    """
+    spec, config = model.config.tasks[name], model.config
+    if spec["kind"] == TOKEN_CLASSIFICATION:
+        return {"out": "classifier"}
+    family = config.encoder_config.model_type
+    if family not in SENTENCE_HEADS:
+        refuse(model, name, f"the class of {family} has layers that this head has not")
+    activation, dense, out = SENTENCE_HEADS[family]
+    found = {
+        "pooling": spec.get("pooling") or config.pooling,
+        "head": spec["head"],
+        "head_activation": spec.get("head_activation"),
+        "projection_dim": config.projection_dim,
+    }
+    needed = {"pooling": "cls", "head": "mlp", "head_activation": activation, "projection_dim": None}
+    if activation == "any":
+        del needed["head_activation"]
+    other = [f"{field} {value} (here {found[field]})" for field, value in needed.items() if found[field] != value]
+    if other:
+        refuse(model, name, f"the class of {family} computes {', '.join(other)}")
+    return {"dense": dense, "out": out}
+
+
+def refuse(model: MultiTaskModel, name: str, reason: str) -> NoReturn:
+    """Raise ValueError: this head has no plain class; with the ways that stay."""
+    kind = model.config.tasks[name]["kind"]
+    auto = "AutoModelForTokenClassification" if kind == TOKEN_CLASSIFICATION else "AutoModelForSequenceClassification"
+    raise ValueError(
+        f"A plain folder must compute what the task {name!r} computes, but {reason}. Use the model's own folder: "
+        f"{auto}.from_pretrained(folder, trust_remote_code=True, task_name={name!r}), or pipeline({kind!r}, "
+        f"model=folder, trust_remote_code=True, model_kwargs={{'task_name': {name!r}}}); or, without code of ours, "
+        "its graph: --format onnx."
+    )
+
+
+def plain_head(model: MultiTaskModel, name: str) -> PreTrainedModel:
+    """The family's own class with the weights of the encoder and of one head.
+
+    Raises:
+        ValueError: if that class computes something else.
+    """
+    spec, config, layers = model.config.tasks[name], plain_config(model), head_layers(model, name)
+    config.id2label = dict(enumerate(spec["labels"]))
+    config.label2id = {label: index for index, label in config.id2label.items()}
+    is_token_level = spec["kind"] == TOKEN_CLASSIFICATION
+    if not is_token_level:
+        config.problem_type = spec["problem_type"]
+        config.pooler_hidden_act = spec["head_activation"]  # read by DeBERTa's class alone
+    auto = AutoModelForTokenClassification if is_token_level else AutoModelForSequenceClassification
+    plain = auto.from_config(config, dtype=model.dtype).eval()
+    weights = {f"{plain.base_model_prefix}.{key}": value for key, value in plain_weights(model.encoder).items()}
+    for ours, theirs in layers.items():
+        for key, value in getattr(model.heads[name], ours).state_dict().items():
+            weights[f"{theirs}.{key}"] = value
+    differing = sorted(plain.state_dict().keys() ^ weights.keys())
+    if differing:
+        refuse(model, name, f"{type(plain).__name__} differs in {', '.join(differing)}")
+    plain.load_state_dict(weights)
+    return plain
+
+
+@torch.no_grad()
+def check_same_logits(model: MultiTaskModel, plain: PreTrainedModel, tokenizer: Any, name: str) -> None:
+    """Raise ValueError unless both give the same logits, on a padded batch."""
+    batch = tokenizer(PROBE, padding=True, padding_side="right", return_tensors="pt").to(model.device)
+    expected = model(**batch, tasks=[name]).logits[name]
+    difference = (plain.to(model.device)(**batch).logits - expected).abs()
+    if difference.dim() == 3:
+        difference = difference[batch["attention_mask"].bool()]
+    if not difference.max() <= 1e-3 * (1 + expected.abs().max()):
+        refuse(model, name, f"the logits of {type(plain).__name__} differ by {difference.max():.3g}")
+
+
+def write_head(model: MultiTaskModel, tokenizer: Any, name: str, folder: Path) -> None:
+    """Write one head as a folder that opens without code of ours.
+
+    Args:
+        model (MultiTaskModel): In evaluation mode.
+        tokenizer: The one saved beside it.
+        name (str): A text- or token-classification task. Of the others, `write_embedding` is the plain form.
+        folder (Path): Where config, weights and tokenizer are written.
+
+    Raises:
+        ValueError: if the encoder's own class computes something else than this head.
+    """
+    plain = plain_head(model, name)
+    check_same_logits(model, plain, tokenizer, name)
+    plain.save_pretrained(folder)
+    save_tokenizer(model, tokenizer, folder)
+
+
+def write_embedding(model: MultiTaskModel, tokenizer: Any, folder: Path, pooling: str | None = None) -> None:
+    """Write the sentence embedding as a plain sentence-transformers folder.
+
+    Args:
+        model (MultiTaskModel): In evaluation mode.
+        tokenizer: The one saved beside it.
+        folder (Path): Where the encoder's class, the tokenizer and the modules' settings are written.
+        pooling (str): That of a task. Default: the model's.
+    """
+    plain = AutoModel.from_config(plain_config(model), dtype=model.dtype)
+    missing, _ = plain.load_state_dict(plain_weights(model.encoder), strict=False)
+    for key in missing:  # of the pooler, which nothing reads; without a value, loading would warn of it
+        nn.init.zeros_(plain.get_parameter(key))
+    plain.save_pretrained(folder)
+    save_tokenizer(model, tokenizer, folder)
+    modules = ["Transformer", "Pooling"]
+    modules += ["Dense"] if model.config.projection_dim else []
+    modules += ["Normalize"] if model.config.normalize_embeddings else []
+    names = ["" if module == "Transformer" else f"{index}_{module}" for index, module in enumerate(modules)]
+    listing = [
+        {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{module}"}
+        for index, (module, path) in enumerate(zip(modules, names, strict=True))
+    ]
+    write_json(folder / "modules.json", listing)
+    write_json(
+        folder / "sentence_bert_config.json",
+        {"max_seq_length": model.max_length(tokenizer), "do_lower_case": False},
+    )
+    chosen = pooling or model.config.pooling
+    modes = {f"pooling_mode_{flag}": name == chosen for name, flag in POOLING_FLAGS.items()}
+    size = {"word_embedding_dimension": model.config.hidden_size}
+    write_json(folder / "1_Pooling" / "config.json", size | modes)
+    if model.config.projection_dim:
+        sizes = {"in_features": model.config.hidden_size, "out_features": model.config.projection_dim}
+        settings = {"bias": True, "activation_function": "torch.nn.modules.linear.Identity"}
+        write_json(folder / "2_Dense" / "config.json", sizes | settings)
+        weights = {f"linear.{key}": value.contiguous() for key, value in model.projection.state_dict().items()}
+        save_file(weights, folder / "2_Dense" / "model.safetensors", metadata={"format": "pt"})
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write settings, in a folder that need not be there yet."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def write_native(model: MultiTaskModel, tokenizer: Any, folder: Path, task: str | None = None) -> None:
+    """Write the plain folder of a task; of the embedding, if no task is given or it answers with embeddings.
+
+    Raises:
+        ValueError: for an unknown task, or a head that has no plain class.
+    """
+    spec = model.config.tasks[model.check_tasks([task])[0]] if task is not None else {}
+    if task is None or spec["kind"] in (SENTENCE_SIMILARITY, FEATURE_EXTRACTION):
+        write_embedding(model, tokenizer, folder, spec.get("pooling"))
+    else:
+        write_head(model, tokenizer, task, folder)
