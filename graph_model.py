@@ -86,6 +86,8 @@ class GraphModel(nn.Module):
     """
 
     device = torch.device("cpu")
+    dtype = None
+    """Of the weights: the graph's own, whatever torch multiplies in."""
 
     def __init__(self, config: MultiTaskConfig, run: Run, inputs: Sequence[str]):
         super().__init__()

@@ -10,12 +10,10 @@ converts nothing to another format or precision (`graph_export` does).
 """
 
 import copy
-import json
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import (
     AutoModel,
@@ -26,6 +24,7 @@ from transformers import (
 
 from configuration_multitask import FEATURE_EXTRACTION, SENTENCE_SIMILARITY, TOKEN_CLASSIFICATION
 from modeling_multitask import CasedEmbedding, MultiTaskModel
+from sentence_transformers_files import write_sentence_transformers_files
 
 ROBERTA_HEAD = ("tanh", "classifier.dense", "classifier.out_proj")
 SENTENCE_HEADS: dict[str, tuple[str, str, str]] = {
@@ -41,16 +40,6 @@ SENTENCE_HEADS: dict[str, tuple[str, str, str]] = {
 
 DeBERTa's activation is a field of its configuration.
 """
-
-POOLING_FLAGS = {
-    "mean": "mean_tokens",
-    "cls": "cls_token",
-    "max": "max_tokens",
-    "mean_sqrt_len": "mean_sqrt_len_tokens",
-    "weighted_mean": "weightedmean_tokens",
-    "last_token": "lasttoken",
-}
-"""Our pooling -> the flag `pooling_mode_<flag>` of sentence-transformers."""
 
 PROBE = ["A short text.", "And a longer one, so that the first is padded in a batch of both."]
 
@@ -192,35 +181,14 @@ def write_embedding(model: MultiTaskModel, tokenizer: Any, folder: Path, pooling
         nn.init.zeros_(plain.get_parameter(key))
     plain.save_pretrained(folder)
     save_tokenizer(model, tokenizer, folder)
-    modules = ["Transformer", "Pooling"]
-    modules += ["Dense"] if model.config.projection_dim else []
-    modules += ["Normalize"] if model.config.normalize_embeddings else []
-    names = ["" if module == "Transformer" else f"{index}_{module}" for index, module in enumerate(modules)]
-    listing = [
-        {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{module}"}
-        for index, (module, path) in enumerate(zip(modules, names, strict=True))
-    ]
-    write_json(folder / "modules.json", listing)
-    write_json(
-        folder / "sentence_bert_config.json",
-        {"max_seq_length": model.max_length(tokenizer), "do_lower_case": False},
+    write_sentence_transformers_files(
+        folder,
+        pooling or model.config.pooling,
+        model.config.hidden_size,
+        max_seq_length=model.max_length(tokenizer),
+        projection=dict(model.projection.state_dict()),
+        normalize=model.config.normalize_embeddings,
     )
-    chosen = pooling or model.config.pooling
-    modes = {f"pooling_mode_{flag}": name == chosen for name, flag in POOLING_FLAGS.items()}
-    size = {"word_embedding_dimension": model.config.hidden_size}
-    write_json(folder / "1_Pooling" / "config.json", size | modes)
-    if model.config.projection_dim:
-        sizes = {"in_features": model.config.hidden_size, "out_features": model.config.projection_dim}
-        settings = {"bias": True, "activation_function": "torch.nn.modules.linear.Identity"}
-        write_json(folder / "2_Dense" / "config.json", sizes | settings)
-        weights = {f"linear.{key}": value.contiguous() for key, value in model.projection.state_dict().items()}
-        save_file(weights, folder / "2_Dense" / "model.safetensors", metadata={"format": "pt"})
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write settings, in a folder that need not be there yet."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def write_native(model: MultiTaskModel, tokenizer: Any, folder: Path, task: str | None = None) -> None:

@@ -62,7 +62,7 @@ LIBRARY: dict[str, set[str]] = {
         "task_features",
         "task_metrics",
     },
-    "native_export": {"configuration_multitask", "modeling_multitask"},
+    "native_export": {"configuration_multitask", "modeling_multitask", "sentence_transformers_files"},
     "graph_export": {"configuration_multitask", "graph_model", "modeling_multitask"},
     "graph_model": {"configuration_multitask", "modeling_multitask", "pipeline_multitask"},
     "non_finite_guard": {"task_sampler"},
