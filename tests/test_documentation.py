@@ -62,9 +62,11 @@ def test_every_make_target_of_the_readme_exists() -> None:
     [
         "train_hf.py",
         "evaluate_hf.py",
+        "export_hf.py",
         "publish_hf.py",
         "example_data.py",
         "benchmarks/recipe_results.py",
+        "benchmarks/inference_speed.py",
         "benchmarks/large_data.py",
         "benchmarks/train_throughput.py",
     ],
