@@ -11,7 +11,7 @@ from torch import tensor
 from arguments_multitask import TaskArguments
 from configuration_multitask import MultiTaskConfig, check_task
 from data_collator import MultiTaskDataCollator
-from head_drift import TEXTS_A_TASK, DriftReport, HeadDrift, TaskDrift, changed_share, drawn
+from head_drift import TEXTS_A_TASK, DriftReport, HeadDrift, TaskDrift, changed_share, drawn, labels_of
 from modeling_multitask import MultiTaskModel
 from task_data import load_tasks
 from task_features import TaskFeatures, build_features
@@ -38,8 +38,8 @@ DATA = {
         ("topic", [[1.0, 2, 3], [3, 2, 1]], [[2.0, 1, 9], [2, 3, 1]], 0.5),  # the class
         ("tags", [[1.0, -1, 1, -1], [1, 1, 1, 1]], [[9.0, -9, 9, -9], [1, 1, 1, -1]], 0.5),  # the set of classes
         ("ner", [[[0.0, 1], [1, 0]], [[1, 0], [1, 0]]], [[[0.0, 9], [9, 0]], [[1, 0], [0, 1]]], 0.5),  # any tag
-        ("rating", [[0.0], [2.0]], [[0.09], [2.11]], 0.5),  # a tenth of the standard deviation, which is 1
-        ("similarity", [0.0, 2.0], [-0.11, 1.91], 0.5),
+        ("rating", [[0.0], [4.0]], [[0.19], [4.21]], 0.5),  # a tenth of the standard deviation, which is 2
+        ("similarity", [0.0, 0.2], [-0.011, 0.209], 0.5),  # here 0.1
     ],
 )
 def test_a_text_counts_if_its_class_set_any_tag_or_number_is_another(
@@ -127,6 +127,15 @@ def test_scores_on_own_rows_are_those_of_an_evaluation(model, features, tmp_path
         assert measured.before == measured.after == scores[f"eval_{measured.metric}"]
         assert metrics[f"drift_{name}_{measured.metric}_after"] == measured.after
         assert metrics[f"drift_{name}_rows"] == len(rows) == 9
+
+
+def test_tags_of_padding_are_no_answers(features) -> None:
+    """A row has as many logits, and labels, as the text has tokens, however long the others of its batch are."""
+    rows = features.validation["entities"]
+    collator = MultiTaskDataCollator(tiny_tokenizer("bert"), {"entities": SPECS["ner"]})
+    lengths = [len(ids) for ids in rows["input_ids"][:]]
+    assert len(set(lengths)) > 1, "premise"
+    assert [len(labels) for labels in labels_of(collator, rows, "entities")] == lengths
 
 
 def test_texts_are_drawn_evenly_and_not_too_many() -> None:
