@@ -301,8 +301,8 @@ class MultiTaskTrainingArguments(TrainingArguments):
         "Learning rate of everything outside the encoder; unset, --learning_rate."
     )
     freeze_embeddings: bool = _option(
-        "Whether the encoder's embeddings stay as they are: a little faster (4 % with MiniLM on a CPU), and words that "
-        "training never saw stay beside those it saw.",
+        "Whether the encoder's embeddings stay as they are: a little faster on a CPU (4 percent with MiniLM), and "
+        "words that training never saw stay beside those it saw.",
         False,
     )
     overwrite_output: bool = _option("Whether a trained model in --output_dir may be replaced.", False)

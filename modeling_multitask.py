@@ -1,7 +1,7 @@
 """The model: one shared encoder, a sentence embedding, a head for every task. Tensors in; embeddings, logits, loss out.
 
 Decoding of logits into labels and spans is `pipeline_multitask`; what a model is made of is `configuration_multitask`;
-data and training live outside. The three files travel with every saved folder, so that it opens anywhere:
+data and training live outside. The code travels with every saved folder, so that it opens anywhere:
 
     model = AutoModel.from_pretrained(folder, trust_remote_code=True)
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -11,12 +11,11 @@ data and training live outside. The three files travel with every saved folder, 
 
 import functools
 import inspect
-import json
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +38,7 @@ try:  # in a saved folder; transformers finds these lines and copies the files a
         num_outputs,
     )
     from .pipeline_multitask import encode, predict
+    from .sentence_transformers_files import sentence_transformers_fields, write_sentence_transformers_files
 except ImportError:  # as flat modules
     if __package__:
         raise
@@ -55,6 +55,10 @@ except ImportError:  # as flat modules
         num_outputs,
     )
     from pipeline_multitask import encode, predict
+    from sentence_transformers_files import sentence_transformers_fields, write_sentence_transformers_files
+
+if TYPE_CHECKING:  # never imported here: transformers finds the line and copies the file along
+    from .handler import EndpointHandler  # noqa: F401
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +69,7 @@ AUTO_MAP = {
     "AutoModelForTokenClassification": "modeling_multitask.MultiTaskForTokenClassification",
 }
 CUSTOM_PIPELINES = {"multitask": {"impl": "pipeline_multitask.MultiTaskPipeline", "pt": ["AutoModel"], "type": "text"}}
+PUSH_OPTIONS = ("repo_id", "commit_message", "create_pr", "private", "token", "revision", "max_shard_size")
 COSENT_SCALE = 20.0
 
 
@@ -403,14 +408,49 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
         if isinstance(tokens, CasedEmbedding):
             tokens.case.requires_grad_(True)
 
-    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
-        """Save weights (safetensors), configuration, the three files of code and the pipeline entry.
+    def save_pretrained(
+        self,
+        save_directory: Any,
+        is_main_process: bool = True,
+        state_dict: dict[str, Tensor] | None = None,
+        push_to_hub: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """Save weights (safetensors), configuration, code, pipeline entry, handler and sentence-transformers files.
 
         `config.json` names every auto class and the `multitask` pipeline, whichever class it is saved from.
+
+        `SentenceTransformer(folder, trust_remote_code=True)` gives the embeddings of `encode`, but for three things: it
+        reads up to `length_limit` tokens, so a lower limit of the tokenizer must stand in `config.max_seq_length` as
+        well (`train_hf.py` sees to it); a text without a single token (an empty one, and no special tokens) is zeros
+        here, not there; and its module `2_Dense` is a copy of `projection`, so that training it there leaves the
+        projection that the heads read behind.
+
+        Args:
+            save_directory (str): The folder; made if need be.
+            is_main_process (bool): Whether this process writes; the others do nothing.
+            state_dict (dict): Weights to save in place of the model's own, as `Trainer` gathers them from ranks.
+            push_to_hub (bool): Whether to upload a copy to the repository `repo_id` (default: the folder's name).
+            kwargs: Further arguments of `PreTrainedModel.save_pretrained`.
         """
         self.config.auto_map = dict(AUTO_MAP)
         self.config.custom_pipelines = {name: dict(entry) for name, entry in CUSTOM_PIPELINES.items()}
-        super().save_pretrained(save_directory, **kwargs)
+        weights = self.state_dict() if state_dict is None else state_dict  # super() empties the one it is given
+        projection = {name: weights[f"projection.{name}"] for name in self.projection.state_dict()}
+        super().save_pretrained(save_directory, is_main_process=is_main_process, state_dict=state_dict, **kwargs)
+        if not self.should_save_on_this_rank(is_main_process):
+            return
+        write_sentence_transformers_files(
+            Path(save_directory),
+            pooling=self.config.pooling,
+            hidden_size=self.config.hidden_size,
+            max_seq_length=self.length_limit,
+            projection=projection,
+            normalize=self.config.normalize_embeddings,
+        )
+        if push_to_hub:  # not by super(), which uploads before these files are there
+            options = {name: kwargs[name] for name in PUSH_OPTIONS if name in kwargs}
+            self.push_to_hub(**{"repo_id": Path(save_directory).name} | options)
 
     def train(self, mode: bool = True) -> "MultiTaskPreTrainedModel":
         """Training mode, except for modules whose every parameter is frozen: their dropout stays off."""
@@ -422,15 +462,18 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
                     module.eval()
         return self
 
+    @property
+    def length_limit(self) -> int | None:
+        """Tokens that are read of a text at most: `max_seq_length` or the encoder's positions, if fewer; None: all."""
+        table = position_table(self.encoder)
+        positions = getattr(self.config.encoder_config, "max_position_embeddings", None)
+        if table is not None:
+            positions = table.num_embeddings - first_position(table)
+        return min((limit for limit in (self.config.max_seq_length, positions) if limit), default=None)
+
     def max_length(self, tokenizer: Any) -> int:
         """Tokens a text is cut to: the least of `max_seq_length`, the tokenizer's limit and the encoder's positions."""
-        limits = [self.config.max_seq_length, getattr(tokenizer, "model_max_length", None)]
-        table = position_table(self.encoder)
-        if table is not None:
-            limits.append(table.num_embeddings - first_position(table))
-        elif hasattr(self.config.encoder_config, "max_position_embeddings"):
-            limits.append(self.config.max_position_embeddings)
-        return min(limit for limit in limits if limit)
+        return min(limit for limit in (self.length_limit, getattr(tokenizer, "model_max_length", None)) if limit)
 
     def run_encoder(
         self,
@@ -701,54 +744,6 @@ def position_ids_of(attention_mask: Tensor, first: int) -> Tensor:
     return ((mask.cumsum(dim=1) - 1) * mask + first - (1 - mask)).clamp(min=0)
 
 
-def sentence_transformers_fields(folder: Path, known: Collection[str] = ()) -> dict[str, Any]:
-    """Pooling, normalisation and length from a sentence-transformers folder; empty for any other folder or a Hub id.
-
-    Fields that are `known` already are left out, and not read.
-
-    Raises:
-        ValueError: if the folder pools in a way that this model has not, or in several at once.
-    """
-    if not (folder / "modules.json").is_file():
-        return {}
-    fields: dict[str, Any] = {}
-    for module in json.loads((folder / "modules.json").read_text()):
-        kind = module["type"].rsplit(".", 1)[-1]
-        if kind == "Pooling" and "pooling" not in known:
-            fields["pooling"] = pooling_of(json.loads((folder / module["path"] / "config.json").read_text()), folder)
-        elif kind == "Normalize":
-            fields["normalize_embeddings"] = True
-        elif kind not in ("Transformer", "Pooling"):
-            logger.warning("The %s module of %s is not taken over: the embedding starts before it.", kind, folder)
-    settings = folder / "sentence_bert_config.json"
-    length = json.loads(settings.read_text()).get("max_seq_length") if settings.is_file() else None
-    if length:
-        fields["max_seq_length"] = length
-    return {field: value for field, value in fields.items() if field not in known}
-
-
-def pooling_of(settings: dict[str, Any], folder: Path) -> str:
-    """Our name for the pooling of a sentence-transformers `1_Pooling/config.json`, in its old or its new form."""
-    names = {  # ours: old flag, new name
-        "mean": ("mean_tokens", "mean"),
-        "cls": ("cls_token", "cls"),
-        "max": ("max_tokens", "max"),
-        "mean_sqrt_len": ("mean_sqrt_len_tokens", "mean_sqrt_len_tokens"),
-        "weighted_mean": ("weightedmean_tokens", "weightedmean"),
-        "last_token": ("lasttoken", "lasttoken"),
-    }
-    modes = settings.get("pooling_mode") or []  # a list where several are concatenated
-    chosen = [modes] if isinstance(modes, str) else list(modes)
-    chosen += [new for old, new in names.values() if settings.get(f"pooling_mode_{old}")]
-    ours = [name for name, (_, new) in names.items() if new in chosen]
-    if len(chosen) != 1 or not ours:
-        raise ValueError(
-            f"{folder} pools by {chosen or settings}; exactly one of {', '.join(POOLINGS)} can be taken over. "
-            "Pass pooling=... to choose one."
-        )
-    return ours[0]
-
-
 class MultiTaskModel(MultiTaskPreTrainedModel):
     """Every task at once, and the sentence embedding: what `AutoModel` opens."""
 
@@ -828,8 +823,12 @@ class MultiTaskModel(MultiTaskPreTrainedModel):
         batch_size: int = 32,
         aggregation_strategy: str = "first",
         top_k: int | None = None,
+        bf16: bool | None = None,
     ) -> list[dict[str, Any]]:
         """Every task's answer and the embedding for every text, from one encoder pass a batch.
+
+        A text over `max_length(tokenizer)` is read for its tags in windows that overlap, so that no entity is lost at
+        an edge; its embedding and other answers are those of its first window, as in `encode`, and a warning says so.
 
         Args:
             texts (Sequence): Texts, or pairs `(text, text)` for tasks that compare two or read two jointly.
@@ -839,6 +838,8 @@ class MultiTaskModel(MultiTaskPreTrainedModel):
             aggregation_strategy (str): How sub-words make entity spans: `first` (default: a word has its first
                 sub-word's tag), `average`, `max`, `simple` (each sub-word by itself), or `none` (tags, no spans).
             top_k (int): How many classes `scores` lists. Default: all.
+            bf16 (bool): Whether a float32 model multiplies in bfloat16: faster, probabilities change by about 0.01.
+                Default: where the hardware has it (CPUs with AMX or avx512_bf16, GPUs since Ampere).
 
         Returns:
             One dict a text: `sentence_embedding` (array) and task -> answer: `{"label", "score", "scores"}`;
@@ -849,7 +850,7 @@ class MultiTaskModel(MultiTaskPreTrainedModel):
         Raises:
             ValueError: for an unknown task or strategy, or an item that is neither a string nor a pair of strings.
         """
-        return predict(self, tokenizer, texts, tasks, batch_size, aggregation_strategy, top_k)
+        return predict(self, tokenizer, texts, tasks, batch_size, aggregation_strategy, top_k, bf16)
 
 
 class MultiTaskOneHeadModel(MultiTaskPreTrainedModel):

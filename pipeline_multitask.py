@@ -9,7 +9,7 @@ they cannot disagree. It computes no logits itself: the model is handed in. This
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -43,6 +43,8 @@ logger = logging.getLogger(__name__)
 
 AGGREGATION_STRATEGIES = ("none", "simple", "first", "average", "max")
 MULTI_LABEL_THRESHOLD = 0.5
+WINDOW_OVERLAP = 0.25
+"""Share of a window of a long text that the next window reads again."""
 
 Text = str | tuple[str, str]
 """A text, or a pair of texts for the tasks that compare or jointly read two."""
@@ -305,6 +307,22 @@ def check_tokenizer(tokenizer: Any) -> None:
         )
 
 
+def in_bfloat16(model: Any, wanted: bool | None) -> torch.autocast:
+    """A context in which a float32 model multiplies in bfloat16: if that is wanted, or (None) the hardware has it."""
+    device = torch.device(model.device)
+    if wanted is None:
+        wanted = computes_bfloat16(device)
+    return torch.autocast(device.type, torch.bfloat16, enabled=wanted and model.dtype == torch.float32)
+
+
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether a device multiplies in bfloat16 itself; an emulated bfloat16 is slower than float32."""
+    if device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 def batches_by_length(texts: Sequence[Text], batch_size: int) -> Iterator[list[int]]:
     """Positions in `texts` in batches of texts of like length, longest first, so that little is padding."""
     lengths = [sum(map(len, text)) if isinstance(text, tuple | list) else len(text) for text in texts]
@@ -314,7 +332,7 @@ def batches_by_length(texts: Sequence[Text], batch_size: int) -> Iterator[list[i
 
 
 def tokenize(tokenizer: Any, texts: Sequence[Any], max_length: int | None, **kwargs: Any) -> Any:
-    """Tokenise a batch, padded, as tensors; texts over the limit are cut and counted in a warning."""
+    """Tokenise a batch, padded, as tensors; a warning counts the texts over the limit, which are cut there."""
     encoding = tokenizer(
         list(texts),
         truncation=max_length is not None,
@@ -325,14 +343,77 @@ def tokenize(tokenizer: Any, texts: Sequence[Any], max_length: int | None, **kwa
     )
     cut = sum(bool(item.overflowing) for item in encoding.encodings)
     if cut:
-        logger.warning("%d of %d texts are longer than %d tokens: the rest was not read.", cut, len(texts), max_length)
+        logger.warning(
+            "%d of %d texts are longer than %d tokens: the rest is read for tags, in windows, and for nothing else.",
+            cut,
+            len(texts),
+            max_length,
+        )
     return encoding
 
 
-def model_inputs(model: Any, encoding: Any, prefix: str = "") -> dict[str, torch.Tensor]:
-    """The tensors of an encoding that `forward` takes, on the model's device, names prefixed (`pair_`)."""
+class Windows(NamedTuple):
+    """A batch of texts as rows of tokens; a text over the limit has several rows, and neighbours overlap."""
+
+    encoding: Any
+    """The tokenizer's answer, with offsets and special tokens marked; tensors of shape (rows, tokens)."""
+    rows: list[list[int]]
+    """The rows of each text; the first is the one that truncation would keep."""
+    overlap: int
+    """Tokens that two neighbouring rows share."""
+
+    @property
+    def first_rows(self) -> list[int]:
+        """One row a text."""
+        return [rows[0] for rows in self.rows]
+
+
+def tokenize_windows(tokenizer: Any, texts: list[str], max_length: int) -> Windows:
+    """Tokenise a batch, a text over the limit into windows."""
+    overlap = int(WINDOW_OVERLAP * (max_length - tokenizer.num_special_tokens_to_add()))
+    encoding = tokenize(
+        tokenizer,
+        texts,
+        max_length,
+        stride=overlap,
+        return_overflowing_tokens=True,
+        return_offsets_mapping=True,
+        return_special_tokens_mask=True,
+    )
+    rows: list[list[int]] = [[] for _ in texts]
+    for row, text in enumerate(encoding["overflow_to_sample_mapping"].tolist()):
+        rows[text].append(row)
+    return Windows(encoding, rows, overlap)
+
+
+def word_tokens(windows: Windows, index: int, text: str) -> Tensor:
+    """Row and column of each token of a text that is part of a word, in the text's order. Shape (2, tokens), int64.
+
+    Padding and special tokens are none, nor is a token of nothing but space, which had no label in training. Of the
+    tokens that two windows share, the left half is taken from the left one and the right half from the right one, so
+    that none is taken from an edge beyond which the text goes on.
+    """
+    encoding, overlap = windows.encoding, windows.overlap
+    of_text = encoding["attention_mask"].bool() & ~encoding["special_tokens_mask"].bool()
+    columns = {row: of_text[row].nonzero().flatten() for row in windows.rows[index]}
+    filled = [row for row in columns if len(columns[row])]
+    # from left to right: a tokenizer that truncates on the left gives the text's end first
+    filled.sort(key=lambda row: int(encoding["offset_mapping"][row, columns[row][0], 0]))
+    found = [torch.zeros(2, 0, dtype=torch.long)]
+    for place, row in enumerate(filled):
+        start = overlap // 2 if place > 0 else 0
+        end = len(columns[row]) - (overlap - overlap // 2 if place < len(filled) - 1 else 0)
+        kept = columns[row][start:end]
+        spans = encoding["offset_mapping"][row, kept].tolist()
+        in_word = torch.tensor([bool(text[first:after].strip()) for first, after in spans], dtype=torch.bool)
+        found.append(torch.stack([torch.full_like(kept, row), kept])[:, in_word])
+    return torch.cat(found, dim=1)
+
+
+def model_inputs(model: Any, encoding: Any, rows: Any = slice(None), prefix: str = "") -> dict[str, torch.Tensor]:
+    """The tensors that `forward` takes of some rows of an encoding, on the model's device, names prefixed (`pair_`)."""
     names = ("input_ids", "attention_mask") if prefix else ("input_ids", "attention_mask", "token_type_ids")
-    return {prefix + name: encoding[name].to(model.device) for name in names if name in encoding}
+    return {prefix + name: encoding[name][rows].to(model.device) for name in names if name in encoding}
 
 
 def on_cpu(logits: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -340,48 +421,69 @@ def on_cpu(logits: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.float().cpu() for name, tensor in logits.items()}
 
 
-def item_answers(
-    tasks: dict[str, Any], tokenizer: Any, encoding: Any, logits: dict[str, Tensor], texts: list[str], **options: Any
-) -> list[dict[str, Any]]:
-    """`decode_answers` for every item of a batch, with only the tokens that are part of a word.
+def tags_of_every_window(model: Any, windows: Windows, logits: dict[str, Tensor], batch_size: int) -> dict[str, Tensor]:
+    """Logits of the tag tasks for all rows, given every task's for the first row of each text.
 
-    Padding and special tokens are none, nor is a token of nothing but space, which had no label in training.
+    Shapes: task -> (texts, tokens, classes) in, (rows, tokens, classes) out.
     """
+    tasks = model.config.tasks
+    tags = {name: values for name, values in logits.items() if tasks[name]["kind"] == TOKEN_CLASSIFICATION}
+    known = windows.first_rows
+    further = sorted(set(range(len(windows.encoding["input_ids"]))) - set(known))
+    parts = [tags]
+    for start in range(0, len(further) if tags else 0, batch_size):
+        inputs = model_inputs(model, windows.encoding, further[start : start + batch_size])
+        parts.append(on_cpu(model(**inputs, tasks=list(tags)).logits))
+    order = torch.tensor([*known, *further]).argsort()
+    return {name: torch.cat([part[name] for part in parts])[order] for name in tags}
+
+
+def item_answers(
+    tasks: dict[str, Any],
+    tokenizer: Any,
+    windows: Windows,
+    logits: dict[str, Tensor],
+    texts: list[str],
+    **options: Any,
+) -> list[dict[str, Any]]:
+    """`decode_answers` for every text of a batch; of tag tasks the logits have one row a row, of others one a text."""
     answers = []
     for index, text in enumerate(texts):
-        offsets = encoding["offset_mapping"][index]
-        blank = torch.tensor([not text[start:end].strip() for start, end in offsets.tolist()])
-        kept = encoding["attention_mask"][index].bool() & ~encoding["special_tokens_mask"][index].bool() & ~blank
-        words = kept.nonzero().flatten()
-        word_ids = encoding.word_ids(index)
-        continues = continues_word(tokenizer, text, offsets[words], [word_ids[word] for word in words.tolist()])
-        rows = {
-            name: values[index][words] if tasks[name]["kind"] == TOKEN_CLASSIFICATION else values[index]
+        row, column = word_tokens(windows, index, text)
+        offsets = windows.encoding["offset_mapping"][row, column]
+        words = {own: windows.encoding.word_ids(own) for own in windows.rows[index]}
+        word_ids = [words[own][place] for own, place in zip(row.tolist(), column.tolist(), strict=True)]
+        continues = continues_word(tokenizer, text, offsets, word_ids)
+        of_item = {
+            name: values[row, column] if tasks[name]["kind"] == TOKEN_CLASSIFICATION else values[index]
             for name, values in logits.items()
         }
-        answers.append(decode_answers(tasks, rows, text, offsets[words], continues, **options))
+        answers.append(decode_answers(tasks, of_item, text, offsets, continues, **options))
     return answers
 
 
 def predict_batch(
-    model: Any, tokenizer: Any, texts: list[Text], names: list[str], max_length: int | None, **options: Any
+    model: Any, tokenizer: Any, texts: list[Text], names: list[str], max_length: int, **options: Any
 ) -> list[dict[str, Any]]:
     """Every named task's answer and the embedding for one batch, from one encoder pass over it.
 
-    Pairs are embedded apart for the similarity tasks; for the tasks that read two texts jointly (`text_pair`) the
-    pairs go through the encoder once more, joined.
+    Two kinds of text go through the encoder more than once: one over the limit, for its tags (all else is answered from
+    its first window, as in training and in `encode`); and a pair, joined, for the tasks that read two texts jointly.
+    For the similarity tasks the texts of a pair are embedded apart, in the one pass.
     """
     tasks = model.config.tasks
     pairs = [index for index, text in enumerate(texts) if not isinstance(text, str)]
     firsts = [text if isinstance(text, str) else text[0] for text in texts]
-    encoding = tokenize(tokenizer, firsts, max_length, return_offsets_mapping=True, return_special_tokens_mask=True)
-    inputs = model_inputs(model, encoding)
+    windows = tokenize_windows(tokenizer, firsts, max_length)
+    inputs = model_inputs(model, windows.encoding, windows.first_rows)
     if pairs and any(tasks[name]["kind"] == SENTENCE_SIMILARITY for name in names):
         second = tokenize(tokenizer, [texts[index][1] for index in pairs], max_length)
         inputs |= model_inputs(model, second, prefix="pair_")
         inputs["pair_items"] = torch.tensor(pairs, device=model.device)
     output = model(**inputs, tasks=[name for name in names if not tasks[name].get("text_pair")])
-    answers = item_answers(tasks, tokenizer, encoding, on_cpu(output.logits), firsts, **options)
+    logits = on_cpu(output.logits)
+    logits |= tags_of_every_window(model, windows, logits, batch_size=len(texts))
+    answers = item_answers(tasks, tokenizer, windows, logits, firsts, **options)
     for answer, embedding in zip(answers, output.sentence_embedding.float().cpu(), strict=True):
         answer["sentence_embedding"] = embedding.numpy()
     joint = [name for name in names if tasks[name].get("text_pair")]
@@ -403,6 +505,7 @@ def predict(
     batch_size: int = 32,
     aggregation_strategy: str = "first",
     top_k: int | None = None,
+    bf16: bool | None = None,
 ) -> list[dict[str, Any]]:
     """Every task's answer for every text; see `MultiTaskModel.predict`."""
     names = check_request(model, texts, tasks, aggregation_strategy, top_k)
@@ -411,18 +514,13 @@ def predict(
     was_training = model.training
     model.eval()
     answers: list[dict[str, Any]] = [{} for _ in texts]
-    for positions in batches_by_length(texts, batch_size):
-        found = predict_batch(
-            model,
-            tokenizer,
-            [texts[position] for position in positions],
-            names,
-            model.max_length(tokenizer),
-            aggregation_strategy=aggregation_strategy,
-            top_k=top_k,
-        )
-        for position, answer in zip(positions, found, strict=True):
-            answers[position] = answer
+    options = {"aggregation_strategy": aggregation_strategy, "top_k": top_k}
+    with in_bfloat16(model, bf16):
+        for positions in batches_by_length(texts, batch_size):
+            batch = [texts[position] for position in positions]
+            found = predict_batch(model, tokenizer, batch, names, model.max_length(tokenizer), **options)
+            for position, answer in zip(positions, found, strict=True):
+                answers[position] = answer
     model.train(was_training)
     return answers
 
@@ -452,9 +550,9 @@ def encode(
 class MultiTaskPipeline(Pipeline):
     """`pipeline("multitask", model=folder, trust_remote_code=True)`: every head's answer from one encoder pass.
 
-    Call it with a text, a pair `(text, text)` or a list of these; `tasks=[...]`, `top_k`, `aggregation_strategy` and
-    the stock `batch_size` are optional. The answer for an item is what `MultiTaskModel.predict` gives, the embedding as
-    a list of floats so that it can be written as JSON.
+    Call it with a text, a pair `(text, text)` or a list of these; `tasks=[...]`, `top_k`, `aggregation_strategy`,
+    `bf16` and the stock `batch_size` are optional. The answer for an item is what `MultiTaskModel.predict` gives, the
+    embedding as a list of floats so that it can be written as JSON.
     """
 
     _load_tokenizer = True
@@ -463,9 +561,11 @@ class MultiTaskPipeline(Pipeline):
     _load_feature_extractor = False
 
     def _sanitize_parameters(self, **options: Any) -> tuple[dict, dict, dict]:
-        unknown = set(options) - {"tasks", "aggregation_strategy", "top_k"}
+        unknown = set(options) - {"tasks", "aggregation_strategy", "top_k", "bf16"}
         if unknown:
-            raise ValueError(f"Unknown options {sorted(unknown)}; there are tasks, aggregation_strategy and top_k.")
+            raise ValueError(
+                f"Unknown options {sorted(unknown)}; there are tasks, aggregation_strategy, top_k and bf16."
+            )
         return {}, options, {}
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:

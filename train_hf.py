@@ -73,6 +73,7 @@ def build_model(arguments: ModelArguments, loaded: dict[str, LoadedTask], offlin
         )
         tokenizer = AutoTokenizer.from_pretrained(source.path, trust_remote_code=False)
     check_vocabulary(arguments.encoder, tokenizer, model.get_input_embeddings())
+    model.config.max_seq_length = model.max_length(tokenizer)  # so that other clients cut texts there, too
     if arguments.read_case:
         tokenizer, bases, cases = cased_tokenizer(tokenizer)
         model.read_case(bases, cases)

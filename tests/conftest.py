@@ -22,8 +22,13 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest  # noqa: E402
+import torch  # noqa: E402
 from tiny_models import ENCODER_FAMILIES, TINY_TASKS, tiny_encoder, tiny_tokenizer  # noqa: E402
 from transformers import PreTrainedModel, PreTrainedTokenizerFast  # noqa: E402
+
+import pipeline_multitask  # noqa: E402
+from configuration_multitask import MultiTaskConfig  # noqa: E402
+from modeling_multitask import MultiTaskModel  # noqa: E402
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -67,6 +72,24 @@ def encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], 
     return folder_of
 
 
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved model with its tokenizer: a tiny BERT, every kind of task and a `joint` one, heads drawn wide."""
+    folder = tmp_path_factory.mktemp("model")
+    joint = {"kind": "text-classification", "labels": ["no", "yes"], "text_pair": True, "head": "mlp"}
+    tasks = copy.deepcopy(TINY_TASKS) | {"joint": joint}
+    encoder = tiny_encoder("bert")
+    config = MultiTaskConfig(encoder_config=encoder.config, tasks=tasks, projection_dim=24, normalize_embeddings=True)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = MultiTaskModel(config, encoder=encoder)
+        for parameter in model.heads.parameters():
+            torch.nn.init.normal_(parameter, std=0.5)
+    model.save_pretrained(folder)
+    tiny_tokenizer("bert").save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def recipe(request: pytest.FixtureRequest, tmp_path_factory, encoder_folder: Callable[[str], Path]) -> Path:
     """The file of the module's own `RECIPE`, its `{encoder}` filled in with the tiny BERT."""
@@ -104,3 +127,9 @@ def no_network() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket.socket, "connect", connect_locally)
         yield
+
+
+@pytest.fixture
+def float32_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without bfloat16, whose answers can be compared to the last bits."""
+    monkeypatch.setattr(pipeline_multitask, "computes_bfloat16", lambda device: False)

@@ -11,13 +11,27 @@ import pytest
 from transformers.dynamic_module_utils import get_imports
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-HUB_MODULES = ("configuration_multitask", "pipeline_multitask", "modeling_multitask")
+HUB_MODULES = (
+    "configuration_multitask",
+    "handler",
+    "modeling_multitask",
+    "pipeline_multitask",
+    "sentence_transformers_files",
+)
 """The files that travel with the weights."""
 
 LIBRARY: dict[str, set[str]] = {
     "configuration_multitask": set(),
     "pipeline_multitask": {"configuration_multitask"},
-    "modeling_multitask": {"configuration_multitask", "pipeline_multitask"},
+    "handler": set(),
+    "sentence_transformers_files": set(),
+    # `handler` by name only, so that transformers copies it along
+    "modeling_multitask": {
+        "configuration_multitask",
+        "handler",
+        "pipeline_multitask",
+        "sentence_transformers_files",
+    },
     "data_collator": {"configuration_multitask"},
     "arguments_multitask": {"configuration_multitask"},
     "cased_vocabulary": set(),
@@ -131,7 +145,7 @@ def test_no_module_shadows_an_installed_or_standard_one() -> None:
 @pytest.mark.parametrize("module", HUB_MODULES)
 def test_transformers_finds_that_a_hub_file_needs_only_torch_and_transformers(module: str) -> None:
     needed = set(get_imports(REPOSITORY / f"{module}.py"))
-    assert needed - sys.stdlib_module_names <= {"torch", "transformers"}
+    assert needed - sys.stdlib_module_names <= {"torch", "transformers", "safetensors"}  # the last comes with it
 
 
 def test_no_file_names_a_folder_of_one_machine() -> None:

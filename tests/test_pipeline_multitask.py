@@ -14,6 +14,7 @@ from tiny_models import HIDDEN_SIZE, TINY_TASKS, tiny_encoder, tiny_tokenizer
 from torch import nn
 from transformers import PreTrainedTokenizerFast, TokenClassificationPipeline, pipeline
 
+import pipeline_multitask
 from configuration_multitask import MultiTaskConfig
 from modeling_multitask import MultiTaskForTokenClassification, MultiTaskModel
 from pipeline_multitask import (
@@ -24,8 +25,12 @@ from pipeline_multitask import (
     decode_spans,
     decode_tags,
     group_words,
+    tokenize_windows,
     trimmed,
+    word_tokens,
 )
+
+pytestmark = pytest.mark.usefixtures("float32_answers")
 
 JOINT = {"kind": "text-classification", "labels": ["no", "yes"], "text_pair": True}
 TASKS = {**TINY_TASKS, "joint": JOINT}
@@ -333,18 +338,78 @@ def test_top_k_limits_the_scores_and_not_the_answer(model, tokenizer):
     assert len(full["topic"]["scores"]) == 3 and len(short["tags"]["scores"]) == 1
 
 
-def test_text_over_the_limit_is_cut_and_the_log_says_so(tokenizer: PreTrainedTokenizerFast, caplog):
+def test_text_over_the_limit_is_read_on_for_tags_alone_and_the_log_says_so(tokenizer, caplog):
     model = new_model(max_seq_length=6)
+    text = "the old day was not very good"
     with caplog.at_level(logging.WARNING):
         kept = model.encode(["the old day"], tokenizer)
-        assert not caplog.records
-        long = model.predict(["the old day was not very good", "Rain"], tokenizer)[0]
-    assert "1 of 2 texts are longer than 6 tokens" in caplog.text
-    assert max(tag["end"] for tag in long["upos"]) == len("the old day was")
-    assert kept.shape == (1, HIDDEN_SIZE)
+        assert kept.shape == (1, HIDDEN_SIZE) and not caplog.records
+        long, _ = model.predict([text, "Rain"], tokenizer)
+    assert "1 of 2 texts are longer than 6 tokens: the rest is read for tags, in windows" in caplog.text
+    assert [tag["word"] for tag in long["upos"]] == text.split()
+    cut = model.predict(["the old day was"], tokenizer)[0]
+    assert_same_answers(*({name: own[name] for name in ("topic", "sentence_embedding")} for own in (long, cut)))
     caplog.clear()
-    model.predict([("Rain", "the old day was not very good")], tokenizer)
+    model.predict([("Rain", text)], tokenizer)
     assert "longer than 6 tokens" in caplog.text
+
+
+def without_context(family: str, **config: Any) -> MultiTaskModel:
+    """A model that reads every token by itself: no attention, no positions."""
+    model = new_model(family, **config)
+    for name, parameter in model.encoder.named_parameters():
+        if "attention.output.dense" in name or "attn.Wo" in name or "position_embeddings" in name:
+            nn.init.zeros_(parameter)
+    return model
+
+
+@pytest.mark.parametrize("truncation_side", ["right", "left"])
+@pytest.mark.parametrize("family", ["bert", "roberta", "modernbert"])
+def test_windows_give_every_token_its_tag_once_in_the_order_of_the_text(family: str, truncation_side: str):
+    tokenizer = tiny_tokenizer(family)
+    tokenizer.truncation_side = truncation_side
+    texts = [" ".join([*UNICODE, *COMPARABLE] * 3), "Rain", " ".join(COMPARABLE), ""]
+    options: dict[str, Any] = {"tasks": ["ner", "upos"], "batch_size": 3, "aggregation_strategy": "none"}
+    whole = without_context(family, max_seq_length=500).predict(texts, tokenizer, **options)
+    assert len(whole[0]["upos"]) > 100, "premise: a long text"
+    for length in (11, 16, 40):
+        parts = without_context(family, max_seq_length=length).predict(texts, tokenizer, **options)
+        for part, expected in zip(parts, whole, strict=True):
+            assert_same_answers(
+                {name: part[name] for name in ("ner", "upos")}, {name: expected[name] for name in ("ner", "upos")}
+            )
+
+
+@pytest.mark.parametrize("truncation_side", ["right", "left"])
+def test_no_token_is_taken_from_the_edge_of_a_window_with_text_beyond_it(truncation_side: str):
+    tokenizer = tiny_tokenizer("bert")
+    tokenizer.truncation_side = truncation_side
+    text = " ".join(["the"] * 100)
+    windows = tokenize_windows(tokenizer, ["Rain", text], max_length=18)
+    assert windows.overlap == 4 and len(windows.rows[1]) == 8, "premise: sixteen tokens a window, twelve of them new"
+    rows, columns = word_tokens(windows, 1, text)
+    assert len(rows) == 100
+    starts = windows.encoding["offset_mapping"][rows, columns, 0].tolist()
+    assert starts == [4 * place for place in range(100)]
+    for row in windows.rows[1]:
+        of_row = [place for place, own in enumerate(rows.tolist()) if own == row]
+        read = [int(start) // 4 for start, end in windows.encoding["offset_mapping"][row].tolist() if end]
+        assert of_row[0] - read[0] >= 2 or read[0] == 0
+        assert read[-1] - of_row[-1] >= 2 or read[-1] == 99
+
+
+def test_predict_multiplies_in_bfloat16_where_asked_and_by_default_where_the_hardware_does(
+    model, tokenizer, monkeypatch
+):
+    def scores(**options: Any) -> list[float]:
+        return [answer["topic"]["score"] for answer in model.predict(TEXTS, tokenizer, tasks=["topic"], **options)]
+
+    exact, fast = scores(bf16=False), scores(bf16=True)
+    assert exact != fast and fast == pytest.approx(exact, abs=0.02)
+    for has_it, expected in ((True, fast), (False, exact)):
+        monkeypatch.setattr(pipeline_multitask, "computes_bfloat16", lambda device, has_it=has_it: has_it)
+        assert scores() == expected
+    assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
 
 
 def test_predicting_leaves_the_mode_as_it_was_and_uses_no_dropout(tokenizer: PreTrainedTokenizerFast):
@@ -418,7 +483,8 @@ def test_the_pipeline_answers_as_predict_does_for_one_item_and_for_lists(model, 
 
 def test_the_saved_folder_opens_as_a_multitask_pipeline(folder: Path, model, tokenizer):
     pipe = pipeline("multitask", model=str(folder), trust_remote_code=True, device="cpu")
-    for actual, expected in zip(pipe(ITEMS, batch_size=2), model.predict(ITEMS, tokenizer), strict=True):
+    answers = pipe(ITEMS, batch_size=2, bf16=False)
+    for actual, expected in zip(answers, model.predict(ITEMS, tokenizer), strict=True):
         assert_same_answers(actual, as_lists(expected))
     answer = pipe(TEXTS[0], tasks=["topic"], top_k=1)
     assert sorted(answer) == ["sentence_embedding", "topic"] and len(answer["topic"]["scores"]) == 1

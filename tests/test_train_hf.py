@@ -1,6 +1,7 @@
 """The commands, run as a user runs them: train, reload elsewhere, evaluate, refuse to overwrite, resume."""
 
 import json
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -10,10 +11,13 @@ from typing import Any
 import pytest
 import torch
 from card_validation import card_errors
+from elsewhere import run_elsewhere
 from huggingface_hub import ModelCard
+from transformers import AutoTokenizer
 
 import evaluate_hf
 import train_hf
+from arguments_multitask import ModelArguments
 from model_card import build_card
 from modeling_multitask import MultiTaskModel
 from saved_model import open_model
@@ -56,6 +60,25 @@ output = model(**batch)
 save_file({"embedding": output.sentence_embedding, **output.logits}, out)
 answer = model.predict(["Will it rain in Oslo?"], tokenizer)[0]
 print(json.dumps({"answers": sorted(answer), "module": type(model).__module__}))
+"""
+
+DOORS = """
+from sentence_transformers import SentenceTransformer
+from transformers import pipeline
+text = "Maria flew to Oslo."
+for folder in sys.argv[1:]:
+    spec = importlib.util.spec_from_file_location("handler.EndpointHandler", folder + "/handler.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    options = {"model": folder, "trust_remote_code": True}
+    found[folder] = {
+        "multitask": pipeline(**options)(text),
+        "handler": module.EndpointHandler(folder)({"inputs": text}),
+        "topic": pipeline("text-classification", **options)(text)[0],
+        "entities": [(e["entity_group"], e["start"], e["end"]) for e in pipeline(
+            "token-classification", aggregation_strategy="first", **options)(text)],
+        "embedding": SentenceTransformer(folder, trust_remote_code=True, device="cpu").encode(text).tolist(),
+    }
 """
 
 
@@ -125,7 +148,6 @@ def test_the_saved_folder_answers_bit_equal_in_another_process_without_this_proj
 ) -> None:
     """Embedding and every head's logits; the subprocess runs elsewhere, isolated from the sources."""
     from safetensors.torch import load_file
-    from transformers import AutoTokenizer
 
     script = tmp_path / "load.py"
     script.write_text(LOAD)
@@ -150,6 +172,31 @@ def test_the_saved_folder_answers_bit_equal_in_another_process_without_this_proj
         assert torch.equal(there[name].nan_to_num(7.0), tensor.nan_to_num(7.0)), name
 
 
+@pytest.mark.slow
+def test_every_checkpoint_opens_through_every_door_in_another_process(trained: Path, tmp_path: Path) -> None:
+    """sentence-transformers, stock and own pipelines and the handler answer as `predict` does, from each folder."""
+    pytest.importorskip("sentence_transformers")
+    folders = [trained, *sorted(trained.glob("checkpoint-*"))]
+    assert len(folders) > 1, "premise: there are checkpoints"
+    found = run_elsewhere(DOORS, tmp_path, *map(str, folders))
+    embeddings = set()
+    for folder in folders:
+        answers = found[str(folder)]
+        model = MultiTaskModel.from_pretrained(folder)
+        (own,) = model.predict(["Maria flew to Oslo."], AutoTokenizer.from_pretrained(folder))
+        embedding = pytest.approx(own["sentence_embedding"].tolist(), abs=1e-6)
+        score = pytest.approx(own["topic"]["score"], abs=1e-5)
+        for door in (answers["multitask"], answers["handler"]):
+            assert door["sentence_embedding"] == embedding
+            assert (door["topic"]["label"], door["topic"]["score"]) == (own["topic"]["label"], score)
+        assert answers["embedding"] == embedding
+        assert answers["topic"] == {"label": own["topic"]["label"], "score": score}
+        spans = [[span["entity_group"], span["start"], span["end"]] for span in own["entities"]]
+        assert answers["entities"] == spans
+        embeddings.add(str(answers["embedding"]))
+    assert len(embeddings) > 1, "premise: training moved the weights between checkpoints"
+
+
 def test_evaluating_the_saved_model_repeats_the_scores_of_the_run(trained: Path, recipe: Path, tmp_path: Path) -> None:
     """Same rows, same scorer, labels by name: the same numbers, now from the folder alone."""
     out = tmp_path / "evaluation"
@@ -158,6 +205,14 @@ def test_evaluating_the_saved_model_repeats_the_scores_of_the_run(trained: Path,
     for key in ("test_topic_accuracy", "test_topic_macro_f1", "test_entities_f1", "test_entities_word_accuracy"):
         assert again[key] == pytest.approx(before[key], abs=1e-12)
     assert "test_similarity_spearman" not in again
+
+
+def test_the_tokenizers_lower_limit_stands_in_the_configuration(encoder_folder, tmp_path: Path) -> None:
+    """Other clients read it there; the encoder alone could read more."""
+    shutil.copytree(encoder_folder("bert"), tmp_path, dirs_exist_ok=True)
+    AutoTokenizer.from_pretrained(tmp_path, model_max_length=40).save_pretrained(tmp_path)
+    model, tokenizer = train_hf.build_model(ModelArguments(encoder=str(tmp_path)), {}, offline=True)
+    assert model.config.max_seq_length == model.length_limit == model.max_length(tokenizer) == 40
 
 
 def test_the_dry_run_prints_the_plan_and_writes_nothing(
