@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from numpy.testing import assert_allclose
-from tiny_models import TINY_TASKS, tiny_encoder, tiny_tokenizer
+from tiny_models import MAX_LENGTH, TINY_TASKS, tiny_encoder, tiny_tokenizer
 from torch import nn
 from transformers import AutoTokenizer
 
@@ -35,7 +35,7 @@ def build(family: str, **config: Any) -> tuple[MultiTaskModel, Any]:
     tasks = copy.deepcopy(TINY_TASKS) | {"joint": JOINT}
     tasks["similarity"]["pooling"] = "max"
     tasks["tags"]["pooling"] = "last_token"
-    settings = {"projection_dim": 24, "normalize_embeddings": True, "max_seq_length": 64} | config
+    settings = {"projection_dim": 24, "normalize_embeddings": True} | config
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = MultiTaskModel(MultiTaskConfig(encoder_config=encoder.config, tasks=tasks, **settings), encoder).eval()
@@ -143,7 +143,8 @@ def test_a_graph_cannot_undo_its_normalisation(exported: Exported):
 def test_the_folder_is_complete_and_says_where_texts_are_cut(exported: Exported):
     model, tokenizer, folder = exported
     config = json.loads((folder / "config.json").read_text())
-    assert config["max_seq_length"] == GraphModel.from_pretrained(folder).max_length(tokenizer) == 64
+    assert model.config.max_seq_length is None, "premise: the limit is that of the positions"
+    assert config["max_seq_length"] == GraphModel.from_pretrained(folder).max_length(tokenizer) == MAX_LENGTH
     assert config["tasks"] == model.config.tasks
     assert {"tokenizer.json", "tokenizer_config.json", "export.json"} <= {path.name for path in folder.iterdir()}
     assert not list(folder.glob("*.safetensors"))
