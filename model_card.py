@@ -4,7 +4,7 @@ Everything in it is read: the run (`run_facts.json`, by `describe_run_facts`), t
 tasks (`config.json`), the sizes, the pictures; the examples are the model's own answers. So a card can be written again
 from its folder, and says the same. Nothing is measured here.
 
-    write_card(Path("outputs/news"), "alice/news", partial(model.predict, tokenizer=tokenizer))
+    write_card(Path("outputs/news"), "alice/news", partial(model.predict, tokenizer=tokenizer, bf16=False))
 """
 
 import json

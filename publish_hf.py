@@ -53,7 +53,7 @@ def assemble(folder: Path, target: Path, given: argparse.Namespace) -> float:
     stated = {"license": given.license, "base_model": given.base_model}
     stated = {field: value for field, value in stated.items() if value is not None}
     write_facts(target, read_json(target / FACTS_NAME) | stated)
-    write_card(target, given.repo_id, partial(model.predict, tokenizer=tokenizer))
+    write_card(target, given.repo_id, partial(model.predict, tokenizer=tokenizer, bf16=False))
     return check_elsewhere(target, model, tokenizer)
 
 

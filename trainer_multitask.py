@@ -238,8 +238,9 @@ class MultiTaskTrainer(Trainer):
         """Write our card (see `model_card`), in place of the draft that Trainer would push; arguments are not read."""
         if self.is_world_process_zero():
             folder = Path(self.args.output_dir)
-            answer = partial(self.model.predict, tokenizer=self.processing_class) if self.processing_class else None
-            write_card(folder, self.hub_model_id or folder.name, answer)
+            # in float32, so that the card can be written again on other hardware and says the same
+            answer = partial(self.model.predict, tokenizer=self.processing_class, bf16=False)
+            write_card(folder, self.hub_model_id or folder.name, answer if self.processing_class else None)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Push without the mark: all files are written, and the upload may read them later.

@@ -72,8 +72,8 @@ for folder in sys.argv[1:]:
     spec.loader.exec_module(module)
     options = {"model": folder, "trust_remote_code": True}
     found[folder] = {
-        "multitask": pipeline(**options)(text),
-        "handler": module.EndpointHandler(folder)({"inputs": text}),
+        "multitask": pipeline(**options)(text, bf16=False),
+        "handler": module.EndpointHandler(folder)({"inputs": text, "parameters": {"bf16": False}}),
         "topic": pipeline("text-classification", **options)(text)[0],
         "entities": [(e["entity_group"], e["start"], e["end"]) for e in pipeline(
             "token-classification", aggregation_strategy="first", **options)(text)],
@@ -116,7 +116,7 @@ def test_a_run_writes_model_results_protocol_and_plots(trained: Path) -> None:
 def test_the_card_can_be_written_again_from_the_folder_alone(trained: Path) -> None:
     """No number in it was typed: files and model give the same card, and other files another one."""
     model, tokenizer = open_model(str(trained), offline=True)
-    again = build_card(trained, trained.name, partial(model.predict, tokenizer=tokenizer))
+    again = build_card(trained, trained.name, partial(model.predict, tokenizer=tokenizer, bf16=False))
     written = (trained / "README.md").read_text()
     assert again.content == written
     assert card_errors(written) == [] and "{{" not in written
@@ -183,7 +183,7 @@ def test_every_checkpoint_opens_through_every_door_in_another_process(trained: P
     for folder in folders:
         answers = found[str(folder)]
         model = MultiTaskModel.from_pretrained(folder)
-        (own,) = model.predict(["Maria flew to Oslo."], AutoTokenizer.from_pretrained(folder))
+        (own,) = model.predict(["Maria flew to Oslo."], AutoTokenizer.from_pretrained(folder), bf16=False)
         embedding = pytest.approx(own["sentence_embedding"].tolist(), abs=1e-6)
         score = pytest.approx(own["topic"]["score"], abs=1e-5)
         for door in (answers["multitask"], answers["handler"]):
