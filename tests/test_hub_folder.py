@@ -92,3 +92,14 @@ def test_a_folder_that_lacks_a_file_is_found_out(saved: Path, model_and_tokenize
     (saved / lost).unlink()
     with pytest.raises(ValueError, match="must open without this project; .* does not: "):
         check_elsewhere(saved, *model_and_tokenizer)
+
+
+@pytest.mark.slow
+def test_code_that_needs_this_project_is_found_out(saved: Path, model_and_tokenizer) -> None:
+    """Where the project is installed it would open; its readers have only the folder."""
+    code = saved / "modeling_multitask.py"
+    text = code.read_text()
+    assert "from .pipeline_multitask import" in text, "the premise"
+    code.write_text(text.replace("from .pipeline_multitask import", "from pipeline_multitask import"))
+    with pytest.raises(ValueError, match="must open without this project; .* pipeline_multitask"):
+        check_elsewhere(saved, *model_and_tokenizer)
