@@ -42,7 +42,7 @@ test: lint ## lint and the default tests: offline, on the CPU, at most five minu
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 test-all: lint ## lint and all tests; those on published data read the folder MULTITASK_DATA
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS) -m "" -rs
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS) -m "" -rs --timeout 3600
 
 bench: $(INSTALLED) ## train the published recipes on the folder MULTITASK_DATA (hours) and write benchmarks/results
 	@test -n "$(MULTITASK_DATA)" || { echo "Name the folder of the data sets: make bench MULTITASK_DATA=/path"; exit 1; }

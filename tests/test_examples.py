@@ -10,6 +10,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parent.parent
 EXAMPLES = sorted((REPOSITORY / "examples").glob("*.py"))
 PRINTS = {
+    "add_a_task": ["urgency (not trained yet): {'label': ", "topic: as before", "ner: as before"],
     "auto_classes": ["topic: {'label': ", "similarity: answers pairs of texts", "(24,)", "cosine: ", "'ner': (2, "],
     "endpoint_handler": ['"label": ', "refused: Unknown tasks ['wether']"],
     "multitask_pipeline": ["'topic': {'label': ", "and 24 numbers", "'similarity'"],

@@ -226,7 +226,7 @@ def test_what_contradicts_the_trained_model_is_refused_in_one_line(name: str, ru
     with pytest.raises(SystemExit, match="2"):
         run(*words)
     told = capsys.readouterr().err.strip().splitlines()[-1]
-    assert ".py: error: " in told and all(part in told for part in parts), told
+    assert ": error: " in told and all(part in told for part in parts), told
     assert not (tmp_path / "out").exists()
 
 
