@@ -34,7 +34,7 @@ TOLERANCE = 1e-6
 """Largest difference between here and elsewhere. On as many threads it is 0; other threads may round otherwise."""
 CHECK_TEXTS = ("Anna won the game in Paris.", "The new phone is fast, and the team is very good today.", "No?")
 
-READER = """
+READER_START = """
 import json, sys
 
 class Hidden:
@@ -49,6 +49,10 @@ from safetensors.torch import save_file
 from transformers import AutoModel, AutoTokenizer
 
 torch.set_num_threads(threads)
+"""
+"""How a reader begins: this project hidden, as many threads as here."""
+
+READER = """
 model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
 tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
 batch = tokenizer(texts, padding=True, return_tensors="pt")
@@ -57,9 +61,12 @@ with torch.no_grad():
     output = model(**batch, **pairs, pair_items=torch.arange(len(texts)))
 found = {"logits of " + name: logits for name, logits in output.logits.items()}
 found |= {"token ids": batch["input_ids"], "embedding": output.sentence_embedding}
+"""
+"""Opens a folder with its own code alone; `found` is what it answers."""
+
+READER_END = """
 save_file({name: tensor.contiguous() for name, tensor in found.items()}, out)
 """
-"""Opens a folder with its own code alone, and writes what it answers."""
 
 
 def published_files(folder: Path) -> list[Path]:
@@ -108,13 +115,23 @@ def check_elsewhere(folder: Path, model: Any, tokenizer: Any) -> float:
     Raises:
         ValueError: if the folder does not open there, or answers otherwise; the message says what of.
     """
+    return compare_answers(answers_here(model, tokenizer), answers_elsewhere(folder))
+
+
+def answers_elsewhere(folder: Path, reader: str = READER) -> dict[str, Tensor]:
+    """What a reader's code finds in a folder, in a fresh process and an empty directory, without this project.
+
+    Raises:
+        ValueError: if it fails there.
+    """
     with tempfile.TemporaryDirectory() as empty:
         out = Path(empty) / "answers.safetensors"
         arguments = [str(folder.resolve()), str(out), json.dumps(CHECK_TEXTS), json.dumps(torch.get_num_threads())]
         hidden = [path.stem for path in folder.glob("*.py")]  # so that only the folder's own copies can answer
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         environment |= {"HF_MODULES_CACHE": str(Path(empty) / "modules"), "HF_HUB_OFFLINE": "1"}
-        command = [sys.executable, "-I", "-c", READER, *arguments, json.dumps(hidden)]
+        code = READER_START + reader + READER_END
+        command = [sys.executable, "-I", "-c", code, *arguments, json.dumps(hidden)]
         done = subprocess.run(command, cwd=empty, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             reason = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"exit code {done.returncode}"
@@ -122,14 +139,17 @@ def check_elsewhere(folder: Path, model: Any, tokenizer: Any) -> float:
                 f"A published folder must open without this project; {folder.name} does not: {reason} Save the model "
                 "again with save_pretrained, which writes its code beside it."
             )
-        there = load_file(out)
-    here = answers_here(model, tokenizer)
+        return load_file(out)
+
+
+def compare_answers(here: dict[str, Tensor], there: dict[str, Tensor], tolerance: float = TOLERANCE) -> float:
+    """The largest difference of an answer; raises ValueError if it is more than `tolerance`."""
     differences = {name: difference(here[name], there.get(name)) for name in here}
     worst = max(differences, key=lambda name: differences[name])
-    if differences[worst] > TOLERANCE:
+    if differences[worst] > tolerance:
         raise ValueError(
             f"A published folder must answer elsewhere as it does here; in a fresh process its {worst} differ by "
-            f"{differences[worst]:.2g} (at most {TOLERANCE:g}). Save the model again with save_pretrained, so that "
+            f"{differences[worst]:.2g} (at most {tolerance:g}). Save the model again with save_pretrained, so that "
             "weights, code and tokenizer are of one version."
         )
     return differences[worst]

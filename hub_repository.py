@@ -13,12 +13,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFoundError, RepositoryNotFoundError
 
 from hub_folder import PUBLISHED, published_files
 from input_errors import is_refusal
+
+SIBLING_KEY = "multitask_repository"
+"""In the config.json of a native folder: the repository of the model that it is a part of."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class Target:
         tag (str): Name for the new commit, if any.
         is_public (bool): Whether everybody may read it.
         overwrite (bool): Whether a repository that holds something else may be written to.
+        sibling_of (str): The model's own repository, where this one is for a native folder of it.
     """
 
     repo_id: str
@@ -38,6 +43,7 @@ class Target:
     tag: str | None = None
     is_public: bool = False
     overwrite: bool = False
+    sibling_of: str | None = None
 
 
 def prepare(api: HfApi, target: Target) -> str:
@@ -75,11 +81,13 @@ def prepare(api: HfApi, target: Target) -> str:
 def refuse_foreign(api: HfApi, target: Target) -> None:
     """Raise ValueError if a repository holds files and is no earlier publication of ours, unless that may be lost."""
     files = set(api.list_repo_files(target.repo_id)) - {".gitattributes"}
-    kind = None
+    config: dict[str, Any] = {}
     if "config.json" in files:
-        config = Path(api.hf_hub_download(target.repo_id, "config.json"))
-        kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
-    if files and kind != "multitask" and not target.overwrite:
+        path = Path(api.hf_hub_download(target.repo_id, "config.json"))
+        config = json.loads(path.read_text(encoding="utf-8"))
+    kind = config.get("model_type")
+    is_ours = config.get(SIBLING_KEY) == target.sibling_of if target.sibling_of else kind == "multitask"
+    if files and not is_ours and not target.overwrite:
         held = f"a {kind} model" if kind else ", ".join(sorted(files)[:3])
         raise ValueError(
             f"A model goes into a repository of its own or onto an earlier publication of it; {target.repo_id} holds "

@@ -157,7 +157,7 @@ def build_card(folder: Path, name: str, answer: Answer | None) -> ModelCard:
     answers = answer(texts) if answer is not None else []
     return ModelCard.from_template(
         card_data(folder, name, config, facts, texts, answers),
-        template_path=str(card_template()),
+        template_path=str(template_file("model_card.md")),
         name=name,
         config=config,
         facts=facts,
@@ -177,10 +177,10 @@ def build_card(folder: Path, name: str, answer: Answer | None) -> ModelCard:
     )
 
 
-def card_template() -> Path:
-    """`model_card.md`: beside this file, or where the wheel puts it."""
-    beside = Path(__file__).with_name("model_card.md")
-    return beside if beside.is_file() else Path(sys.prefix) / "share/multitask-sentence-transformer/model_card.md"
+def template_file(name: str) -> Path:
+    """The template of a card: beside this file, or where the wheel puts it."""
+    beside = Path(__file__).with_name(name)
+    return beside if beside.is_file() else Path(sys.prefix) / "share/multitask-sentence-transformer" / name
 
 
 def card_data(

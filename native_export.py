@@ -41,6 +41,11 @@ SENTENCE_HEADS: dict[str, tuple[str, str, str]] = {
 DeBERTa's activation is a field of its configuration.
 """
 
+
+class NoPlainClassError(ValueError):
+    """The encoder's own class computes something else than a head; the message says what, and the ways that stay."""
+
+
 PROBE = ["A short text.", "And a longer one, so that the first is padded in a batch of both."]
 
 
@@ -74,7 +79,7 @@ def head_layers(model: MultiTaskModel, name: str) -> dict[str, str]:
     """Layers of our head -> layers of the family's own class.
 
     Raises:
-        ValueError: if that class computes something else; the message says what, and what to use instead.
+        NoPlainClassError: if that class computes something else.
     """
     spec, config = model.config.tasks[name], model.config
     if spec["kind"] == TOKEN_CLASSIFICATION:
@@ -99,10 +104,10 @@ def head_layers(model: MultiTaskModel, name: str) -> dict[str, str]:
 
 
 def refuse(model: MultiTaskModel, name: str, reason: str) -> NoReturn:
-    """Raise ValueError: this head has no plain class; with the ways that stay."""
+    """Raise NoPlainClassError, with the ways that stay."""
     kind = model.config.tasks[name]["kind"]
     auto = "AutoModelForTokenClassification" if kind == TOKEN_CLASSIFICATION else "AutoModelForSequenceClassification"
-    raise ValueError(
+    raise NoPlainClassError(
         f"A plain folder must compute what the task {name!r} computes, but {reason}. Use the model's own folder: "
         f"{auto}.from_pretrained(folder, trust_remote_code=True, task_name={name!r}), or pipeline({kind!r}, "
         f"model=folder, trust_remote_code=True, model_kwargs={{'task_name': {name!r}}}); or, without code of ours, "
@@ -114,7 +119,7 @@ def plain_head(model: MultiTaskModel, name: str) -> PreTrainedModel:
     """The family's own class with the weights of the encoder and of one head.
 
     Raises:
-        ValueError: if that class computes something else.
+        NoPlainClassError: if that class computes something else.
     """
     spec, config, layers = model.config.tasks[name], plain_config(model), head_layers(model, name)
     config.id2label = dict(enumerate(spec["labels"]))
@@ -138,7 +143,7 @@ def plain_head(model: MultiTaskModel, name: str) -> PreTrainedModel:
 
 @torch.no_grad()
 def check_same_logits(model: MultiTaskModel, plain: PreTrainedModel, tokenizer: Any, name: str) -> None:
-    """Raise ValueError unless both give the same logits, on a padded batch."""
+    """Raise NoPlainClassError unless both give the same logits, on a padded batch."""
     batch = tokenizer(PROBE, padding=True, padding_side="right", return_tensors="pt").to(model.device)
     expected = model(**batch, tasks=[name]).logits[name]
     difference = (plain.to(model.device)(**batch).logits - expected).abs()
@@ -158,7 +163,7 @@ def write_head(model: MultiTaskModel, tokenizer: Any, name: str, folder: Path) -
         folder (Path): Where config, weights and tokenizer are written.
 
     Raises:
-        ValueError: if the encoder's own class computes something else than this head.
+        NoPlainClassError: if the encoder's own class computes something else than this head.
     """
     plain = plain_head(model, name)
     check_same_logits(model, plain, tokenizer, name)
@@ -195,7 +200,7 @@ def write_native(model: MultiTaskModel, tokenizer: Any, folder: Path, task: str 
     """Write the plain folder of a task; of the embedding, if no task is given or it answers with embeddings.
 
     Raises:
-        ValueError: for an unknown task, or a head that has no plain class.
+        ValueError: for an unknown task; NoPlainClassError for a head that has no plain class.
     """
     spec = model.config.tasks[model.check_tasks([task])[0]] if task is not None else {}
     if task is None or spec["kind"] in (SENTENCE_SIMILARITY, FEATURE_EXTRACTION):

@@ -63,6 +63,13 @@ LIBRARY: dict[str, set[str]] = {
         "task_metrics",
     },
     "native_export": {"configuration_multitask", "modeling_multitask", "sentence_transformers_files"},
+    "native_siblings": {
+        "configuration_multitask",
+        "hub_folder",
+        "hub_repository",
+        "model_card",
+        "native_export",
+    },
     "graph_export": {"configuration_multitask", "graph_model", "modeling_multitask"},
     "graph_model": {"configuration_multitask", "modeling_multitask", "pipeline_multitask"},
     "non_finite_guard": {"task_sampler"},

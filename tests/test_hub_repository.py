@@ -139,6 +139,18 @@ def test_a_namespace_of_others_is_refused(hub: LoopbackHub, api: HfApi) -> None:
     assert hub.repositories == {}
 
 
+def test_a_native_folder_goes_onto_the_earlier_one_of_the_same_model_alone(hub, api: HfApi, folder: Path) -> None:
+    (folder / "config.json").write_text('{"model_type": "bert", "multitask_repository": "tester/model"}')
+    name = f"{NAME}-ner"
+    publish(api, folder, Target(name, sibling_of=NAME))
+    (folder / "README.md").write_text(CARD + "More.")
+    publish(api, folder, Target(name, sibling_of=NAME))
+    assert hub.repository(name).files()["README.md"].endswith(b"More.")
+    for target in (Target(name, sibling_of="tester/other"), Target(name)):
+        with pytest.raises(ValueError, match="holds a bert model"):
+            publish(api, folder, target)
+
+
 def test_a_public_model_of_others_is_refused_whatever_it_holds(hub: LoopbackHub, api: HfApi, folder: Path) -> None:
     hub.add("somebody/model", {"config.json": b'{"model_type": "multitask"}'})
     target = Target("somebody/model", is_public=True)

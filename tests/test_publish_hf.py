@@ -110,7 +110,7 @@ def test_the_dry_run_lists_the_files_and_the_target_and_asks_nobody(
     told = capsys.readouterr().out
     assert f"{(trained / 'model.safetensors').stat().st_size:,}  model.safetensors" in told
     assert "largest difference of an answer is 0." in told
-    assert "would go to tester/news, branch main, private. Nothing was sent" in told
+    assert "would go to tester/news, branch main, private.\nNothing was sent." in told
     assert "training_args.bin" not in told and "checkpoint" not in told
     assert sorted(path.name for path in trained.iterdir()) == before
 
@@ -175,6 +175,39 @@ def test_the_published_card_says_its_new_name_and_what_was_stated(published: str
     assert "license: apache-2.0" in card and "base_model: tester/encoder" in card
     assert f'AutoModel.from_pretrained("{NAME}", trust_remote_code=True)' in card
     assert f"https://huggingface.co/{NAME}/blob/main/test_results.json" in card
+
+
+@pytest.mark.slow
+def test_native_heads_open_by_id_without_remote_code_and_the_models_card_links_them(
+    trained: Path, hub: LoopbackHub, tmp_path: Path
+) -> None:
+    """The head of `topic` has no plain class, and the command says so."""
+    for _ in range(2):  # a second time changes nothing
+        done = run(hub, tmp_path, str(trained), "tester/heads", "--native_heads", "--public")
+        assert done.returncode == 0, done.stderr[-3000:]
+    assert "No repository for the task 'topic'" in done.stdout
+    siblings = ["tester/heads-entities", "tester/heads-sentence_embedding"]
+    card = hub.repository("tester/heads").files()["README.md"].decode()
+    for name in siblings:
+        assert f"(https://huggingface.co/{name})" in card
+        assert card_errors(hub.repository(name).files()["README.md"].decode()) == []
+        assert len(hub.repository(name).history()) == 2 and not hub.repository(name).is_private
+    code = (
+        "import json, sys; from transformers import AutoModel, pipeline\n"
+        'answers = pipeline("token-classification", model=sys.argv[1], aggregation_strategy="first", device="cpu")\n'
+        "states = AutoModel.from_pretrained(sys.argv[2])\n"
+        "print(json.dumps(answers(json.loads(sys.argv[3])), default=float))"
+    )
+    command = [sys.executable, "-P", "-c", code, *siblings, json.dumps(TEXTS)]
+    environment = hub.environment(tmp_path / "reader", hub.token)
+    read = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert read.returncode == 0, read.stderr[-3000:]
+    model, tokenizer = open_model(str(trained), offline=True)
+    found = [
+        [(span["entity_group"], span["start"]) for span in spans] for spans in json.loads(read.stdout.splitlines()[-1])
+    ]
+    here = model.predict(TEXTS, tokenizer, tasks=["entities"], bf16=False)
+    assert found == [[(span["entity_group"], span["start"]) for span in answer["entities"]] for answer in here]
 
 
 @pytest.mark.slow
