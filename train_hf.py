@@ -11,6 +11,7 @@ Nothing imports this module: what it calls can be called without it.
 
 import logging
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -133,7 +134,7 @@ def load_drift_data(
     return own
 
 
-def prepare_training(model: MultiTaskModel, args: MultiTaskTrainingArguments) -> None:
+def use_cheaper_steps(model: MultiTaskModel, args: MultiTaskTrainingArguments) -> None:
     """On a CPU, make steps cheaper."""
     if args.device.type == "cpu":
         use_fast_dropout(model)
@@ -194,14 +195,6 @@ def describe_recipe(
     return describe_run(arguments, args.world_size, facts)
 
 
-def print_plan(notes: list[str], sampling: TaskSamplingDataset, args: MultiTaskTrainingArguments) -> None:
-    """What was decided and inferred, and what training will see."""
-    print("\nPlan")
-    for note in notes:
-        print(f"- {note}")
-    print(sampling.plan(args.per_device_train_batch_size), end="\n\n", flush=True)
-
-
 def report_drift(drift: HeadDrift, trainer: MultiTaskTrainer, limit: float | None) -> None:
     """Print and write down what became of the tasks that were not trained.
 
@@ -226,77 +219,162 @@ def report_run(trainer: MultiTaskTrainer, scores: dict[str, float], split: str, 
     print(f"\nSaved to {trainer.args.output_dir}")
 
 
+@dataclass
+class PreparedRun:
+    """All that was read and checked before a run writes or trains anything.
+
+    Attributes:
+        model_args, data_args, args: The three groups of arguments.
+        loaded (dict): Task -> its rows, for the tasks that are trained.
+        model, tokenizer: With a head for each of them.
+        kept (list): The model's other tasks, where it started from a trained one.
+        features (TaskFeatures): The rows as the model reads them.
+        kept_features (dict): Kept task -> its validation features, where `drift_data` has them.
+        sampling (TaskSamplingDataset): The order of training.
+        guard (SamplingGuard): What keeps Trainer to that order.
+        recipe (dict): What decides where the run ends; each checkpoint holds it.
+        resume (Path): The checkpoint to go on from, if any.
+    """
+
+    model_args: ModelArguments
+    data_args: DataArguments
+    args: MultiTaskTrainingArguments
+    loaded: dict[str, LoadedTask]
+    model: MultiTaskModel
+    tokenizer: Any
+    kept: list[str]
+    features: TaskFeatures
+    kept_features: dict[str, Dataset]
+    sampling: TaskSamplingDataset
+    guard: SamplingGuard
+    recipe: dict[str, Any]
+    resume: Path | None
+
+
+def prepare_run(model_args: ModelArguments, data_args: DataArguments, args: MultiTaskTrainingArguments) -> PreparedRun:
+    """Read, build and check everything; the first process reads first, the others from its cache.
+
+    Raises:
+        ValueError: for input that cannot be trained on, or a checkpoint of another recipe.
+    """
+    check_sampling(
+        data_args.sampling_strategy, data_args.grouping, data_args.sampling_temperature, data_args.sampling_cap
+    )
+    resume = resume_point(args)
+    with args.main_process_first(desc="reading data"):
+        loaded = load_tasks(data_args.tasks, data_args.data_root, args.seed, data_args.offline)
+    require_split(loaded, "validation")
+    model, tokenizer = build_model(model_args, loaded, data_args.offline, args.freeze)
+    kept = [name for name in model.config.tasks if name not in loaded]
+    with args.main_process_first(desc="tokenising"):
+        features = build_features(
+            loaded, tokenizer, model.max_length(tokenizer), embed=partial(model.encode, tokenizer=tokenizer)
+        )
+        kept_features = load_drift_data(kept, model, tokenizer, data_args, args.max_head_drift)
+    sampling = build_sampling(features, data_args, args)
+    guard = SamplingGuard(sampling)
+    guard.check(args)
+    recipe = describe_recipe((model_args, data_args, args), model, sampling)
+    if resume is not None:
+        check_recipe(resume, recipe, args.resume_changed_recipe)
+    return PreparedRun(
+        model_args,
+        data_args,
+        args,
+        loaded,
+        model,
+        tokenizer,
+        kept,
+        features,
+        kept_features,
+        sampling,
+        guard,
+        recipe,
+        resume,
+    )
+
+
+def print_plan(run: PreparedRun) -> None:
+    """What was decided and inferred, and what training will see."""
+    print("\nPlan")
+    start = []
+    if run.model_args.init_from:
+        start.append(
+            f"Starts from {run.model_args.init_from}; its tasks that are not trained: {', '.join(run.kept) or 'none'}; "
+            f"frozen besides: {', '.join(run.args.freeze) or 'nothing'}."
+        )
+    for note in [*run.data_args.notes, *start, *run.args.notes, *run.features.notes]:
+        print(f"- {note}")
+    print(run.sampling.plan(run.args.per_device_train_batch_size), end="\n\n", flush=True)
+
+
+def write_run_facts(run: PreparedRun) -> None:
+    """Write what the model card will say of this run."""
+    plan = run.sampling.plan(run.args.per_device_train_batch_size)
+    start = run.model_args.init_from or run.model_args.encoder
+    facts = describe_run_facts(run.args, start, run.loaded, plan, run.features.notes, run.data_args.sample_texts)
+    write_facts(Path(run.args.output_dir), facts)
+
+
+def build_trainer(run: PreparedRun) -> MultiTaskTrainer:
+    """The trainer of a run."""
+    patience = run.args.early_stopping_patience
+    return MultiTaskTrainer(
+        model=run.model,
+        args=run.args,
+        processing_class=run.tokenizer,
+        data_collator=MultiTaskDataCollator(run.tokenizer, run.model.config.tasks),
+        train_dataset=run.sampling,
+        recipe=run.recipe,
+        eval_dataset=run.features.validation,
+        compute_metrics=MultiTaskMetrics(run.model.config.tasks),
+        preprocess_logits_for_metrics=preprocess_logits_for_metrics,
+        callbacks=[run.guard, *([TaskEarlyStopping(patience)] if patience else [])],
+    )
+
+
+def train(run: PreparedRun, trainer: MultiTaskTrainer) -> None:
+    """Train and save; refused in one line where the tasks that were not trained changed more than they may."""
+    drift = None
+    if run.kept:
+        drift = HeadDrift(run.model, trainer.data_collator, run.kept, run.features.validation, run.kept_features)
+    trainer.save_metrics("train", trainer.train(run.resume and str(run.resume)).metrics)
+    if drift is not None:
+        with one_line_errors("train_hf.py"):
+            report_drift(drift, trainer, run.args.max_head_drift)
+    trainer.save_model()
+    trainer.save_state()
+
+
+def evaluate(run: PreparedRun, trainer: MultiTaskTrainer) -> None:
+    """Score the test split, or where there is none validation; print and write what came of the run."""
+    trainer.save_metrics("eval", trainer.evaluate())
+    features = run.features
+    split, datasets = ("test", features.test) if features.test else ("validation", features.validation)
+    scores = evaluate_tasks(trainer, datasets, run.args.output_dir, split)
+    described = protocol({name: run.loaded[name] for name in datasets}, datasets, features.notes)
+    trainer.save_metrics(split, scores | {f"{split}_protocol": described})
+    if trainer.is_world_process_zero():
+        report_run(trainer, scores, split, run.data_args.sample_texts)
+
+
 def main(argv: list[str] | None = None) -> MultiTaskTrainer | None:
     """Parse, load, train, evaluate, save; return the trainer as it is at the end (None after a dry run)."""
     model_args, data_args, args = parse_arguments(argv)
     configure_logging(args)
     set_seed(args.seed)
-    is_main = args.process_index == 0
-
     with one_line_errors("train_hf.py"):
-        check_sampling(
-            data_args.sampling_strategy, data_args.grouping, data_args.sampling_temperature, data_args.sampling_cap
-        )
-        resume = resume_point(args)
-        with args.main_process_first(desc="reading data"):
-            loaded = load_tasks(data_args.tasks, data_args.data_root, args.seed, data_args.offline)
-        require_split(loaded, "validation")
-        model, tokenizer = build_model(model_args, loaded, data_args.offline, args.freeze)
-        kept = [name for name in model.config.tasks if name not in loaded]
-        with args.main_process_first(desc="tokenising"):
-            features = build_features(
-                loaded, tokenizer, model.max_length(tokenizer), embed=partial(model.encode, tokenizer=tokenizer)
-            )
-            own = load_drift_data(kept, model, tokenizer, data_args, args.max_head_drift)
-        sampling = build_sampling(features, data_args, args)
-        guard = SamplingGuard(sampling)
-        guard.check(args)
-        recipe = describe_recipe((model_args, data_args, args), model, sampling)
-        if resume is not None:
-            check_recipe(resume, recipe, args.resume_changed_recipe)
-    if model_args.init_from:
-        data_args.notes.append(
-            f"Starts from {model_args.init_from}; its tasks that are not trained: {', '.join(kept) or 'none'}; frozen "
-            f"besides: {', '.join(args.freeze) or 'nothing'}."
-        )
-    if is_main:
-        print_plan([*data_args.notes, *args.notes, *features.notes], sampling, args)
+        run = prepare_run(model_args, data_args, args)
+    if args.process_index == 0:
+        print_plan(run)
     if data_args.dry_run:
         return None
-
-    if is_main:
-        plan, start = sampling.plan(args.per_device_train_batch_size), model_args.init_from or model_args.encoder
-        facts = describe_run_facts(args, start, loaded, plan, features.notes, data_args.sample_texts)
-        write_facts(Path(args.output_dir), facts)
-    prepare_training(model, args)
-    patience = args.early_stopping_patience
-    trainer = MultiTaskTrainer(
-        model=model,
-        args=args,
-        processing_class=tokenizer,
-        data_collator=MultiTaskDataCollator(tokenizer, model.config.tasks),
-        train_dataset=sampling,
-        recipe=recipe,
-        eval_dataset=features.validation,
-        compute_metrics=MultiTaskMetrics(model.config.tasks),
-        preprocess_logits_for_metrics=preprocess_logits_for_metrics,
-        callbacks=[guard, *([TaskEarlyStopping(patience)] if patience else [])],
-    )
-    drift = HeadDrift(model, trainer.data_collator, kept, features.validation, own) if kept else None
-    trainer.save_metrics("train", trainer.train(resume and str(resume)).metrics)
-    if drift is not None:
-        with one_line_errors("train_hf.py"):
-            report_drift(drift, trainer, args.max_head_drift)
-    trainer.save_model()
-    trainer.save_state()
-    trainer.save_metrics("eval", trainer.evaluate())
-    split, datasets = ("test", features.test) if features.test else ("validation", features.validation)
-    scores = evaluate_tasks(trainer, datasets, args.output_dir, split)
-    described = protocol({name: loaded[name] for name in datasets}, datasets, features.notes)
-    trainer.save_metrics(split, scores | {f"{split}_protocol": described})
-
-    if is_main:
-        report_run(trainer, scores, split, data_args.sample_texts)
+    if args.process_index == 0:
+        write_run_facts(run)
+    use_cheaper_steps(run.model, args)
+    trainer = build_trainer(run)
+    train(run, trainer)
+    evaluate(run, trainer)
     if args.push_to_hub:
         trainer.push_to_hub()
     return trainer

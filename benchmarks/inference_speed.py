@@ -1,6 +1,6 @@
 """Measure how fast a model answers: all tasks in one pass against a pipeline a task, and `encode` against the original.
 
-    python benchmarks/inference_speed.py --data_root DATA                # MiniLM; --device cuda on a GPU
+    python benchmarks/inference_speed.py --data_root DATA --graphs       # MiniLM; --device cuda (no graphs) on a GPU
 
 Real sentences of mixed length (AG News, SST-2, CoNLL-2003, STS-B, as many of each), each system reading all of them a
 repeat, in an order that rotates. In float32 and in bfloat16, the same for all:
@@ -8,6 +8,8 @@ repeat, in an order that rotates. In float32 and in bfloat16, the same for all:
 - predict: topic, sentiment, entities and the embedding from `model.predict`.
 - separate: three stock single-task pipelines on native heads, then `SentenceTransformer.encode`, four encoders in all.
 - encode, sentence_transformer: the embedding alone.
+
+With `--graphs`, `predict` from torch and from each exported graph (extras `onnx`, `openvino`), in every precision.
 
 Then the latency of one sentence, of `predict` in the precision it chooses itself: one head against eight of the kinds
 above. Heads are random, entity heads biased towards no entity, as trained ones are; they cost what trained ones cost.
@@ -20,6 +22,7 @@ import json
 import random
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
@@ -39,6 +42,8 @@ from transformers import (
 )
 
 from encoder_source import find_encoder
+from graph_export import PRECISIONS, export_graph
+from graph_model import GraphModel
 from modeling_multitask import MultiTaskModel
 from pipeline_multitask import computes_bfloat16
 from task_data import join_words
@@ -57,6 +62,14 @@ SOURCES = {  # file of DATA: how a row becomes a sentence
     "conll2003/test": lambda row: join_words(row["tokens"])[0],
     "stsb/test": lambda row: row["sentence1"],
 }
+
+EQUALS = {
+    "openvino fp32": "torch fp32",
+    "onnx fp32": "torch fp32",
+    "onnx int8": "torch fp32",
+    "openvino bf16": "torch bf16",
+}
+"""A graph -> what it is compared with."""
 
 System = Callable[[list[str]], Any]
 
@@ -125,6 +138,21 @@ def systems_of(encoder: str, dtype: torch.dtype, batch_size: int, device: str) -
     }
 
 
+def graph_systems(encoder: str, batch_size: int, folder: Path) -> dict[str, System]:
+    """`predict` of the same model from torch and from its graphs, which are written to a folder."""
+    tokenizer, model = AutoTokenizer.from_pretrained(encoder), our_model(encoder, TASKS, "cpu").eval()
+    options: dict[str, Any] = {"tokenizer": tokenizer, "batch_size": batch_size}
+    systems: dict[str, System] = {
+        f"torch {name}": partial(model.predict, bf16=name == "bf16", **options) for name in ("fp32", "bf16")
+    }
+    for form, precisions in PRECISIONS.items():
+        for precision in precisions:
+            own = folder / f"{form}-{precision}"
+            export_graph(model, tokenizer, own, form, precision)
+            systems[f"{form} {precision}"] = partial(GraphModel.from_pretrained(own).predict, **options)
+    return systems
+
+
 def seconds_of(system: System, texts: list[str]) -> float:
     """Seconds of one call."""
     start = time.perf_counter()
@@ -180,6 +208,7 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--graphs", action="store_true", help="Also measure the exported graphs, on the CPU.")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "inference_speed.json")
     given = parser.parse_args()
     disable_progress_bars()
@@ -191,6 +220,12 @@ def main() -> None:
         rates[dtype] = throughput(systems, texts, given.repeats)
         ratios[f"{dtype} predict / separate"] = compared(rates[dtype], "separate", "predict")
         ratios[f"{dtype} encode / sentence_transformer"] = compared(rates[dtype], "sentence_transformer", "encode")
+    if given.graphs:
+        with tempfile.TemporaryDirectory() as folder:
+            own = throughput(graph_systems(encoder, given.batch_size, Path(folder)), texts, given.repeats)
+        rates["graphs"] = own
+        for name, other in EQUALS.items():
+            ratios[f"{name} / {other}"] = compared(own, other, name)
     fast = "bfloat16" if computes_bfloat16(torch.device(given.device)) else "float32"
     ratios["default / float32 predict"] = statistics.median(rates[fast]["predict"]) / statistics.median(
         rates["float32"]["predict"]

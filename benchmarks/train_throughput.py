@@ -70,7 +70,7 @@ from encoder_source import find_encoder
 from task_data import LoadedTask, load_tasks
 from task_features import TaskFeatures, build_features
 from task_plots import TASK_COLORS, has_matplotlib, save, style_axes
-from train_hf import build_model, build_sampling, prepare_training
+from train_hf import build_model, build_sampling, use_cheaper_steps
 from trainer_multitask import MultiTaskTrainer, SamplingGuard
 
 ENCODER = "all-MiniLM-L6-v2"
@@ -178,7 +178,7 @@ def ours(bench: Bench, rows: Rows, meter: Meter, freeze_embeddings: bool = False
     sampling = build_sampling(TaskFeatures(train=rows), bench.data, bench.args)
     if freeze_embeddings:
         model.freeze("embeddings")
-    prepare_training(model, bench.args)
+    use_cheaper_steps(model, bench.args)
     trainer = MultiTaskTrainer(
         model=model,
         args=bench.args,
