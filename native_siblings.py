@@ -26,6 +26,11 @@ from native_export import NoPlainClassError, write_native
 
 EMBEDDING = "sentence_embedding"
 """Sibling of the embedding; no task can have this name."""
+AGGREGATION = "first"
+"""How a stock pipeline, and by the card's `inference` field the widget, joins tokens: a word is as its first token.
+
+Their default, `simple`, breaks words and entities wherever the tokens of a word disagree.
+"""
 TOLERANCE = 1e-4
 """Largest difference of a logit or token state: the same products, added up in another order."""
 
@@ -133,6 +138,7 @@ def native_card(sibling: Sibling, repo_id: str, published: Path, difference: flo
         language=sorted({language for source in sources for language in source.get("language") or []}) or None,
         base_model=repo_id,
         tags=["multi-task-learning"],
+        inference={"parameters": {"aggregation_strategy": AGGREGATION}} if kind == TOKEN_CLASSIFICATION else None,
         widget=widget_examples(sibling.folder, kind, texts, spec),
         model_name=sibling.repo_id.rpartition("/")[2] if results else None,
         eval_results=results or None,
@@ -162,7 +168,7 @@ def how_to_use(repo_id: str, kind: str, task: str | None) -> str:
             "from sentence_transformers import SentenceTransformer\n\n"
             f'SentenceTransformer("{repo_id}").encode(["A text."])'
         )
-    options = ', aggregation_strategy="simple"' if kind == TOKEN_CLASSIFICATION else ""
+    options = f', aggregation_strategy="{AGGREGATION}"' if kind == TOKEN_CLASSIFICATION else ""
     return f'from transformers import pipeline\n\npipeline("{kind}", model="{repo_id}"{options})("A text.")'
 
 
@@ -172,7 +178,7 @@ def widget_examples(folder: Path, kind: str, texts: Sequence[str], spec: dict[st
         return [{"source_sentence": texts[0], "sentences": list(texts[1:])}] if len(texts) > 1 else None
     if spec.get("problem_type") == REGRESSION:
         return None
-    options = {"aggregation_strategy": "simple"} if kind == TOKEN_CLASSIFICATION else {"top_k": None}
+    options = {"aggregation_strategy": AGGREGATION} if kind == TOKEN_CLASSIFICATION else {"top_k": None}
     answer = pipeline(kind, model=str(folder), device="cpu", **options)
     return [
         {

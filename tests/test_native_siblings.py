@@ -91,7 +91,9 @@ def test_the_examples_of_a_card_are_what_its_own_folder_answers(written) -> None
             assert data.pipeline_tag == "sentence-similarity" and data.library_name == "sentence-transformers"
             assert data["widget"] == [{"source_sentence": "Anna won.", "sentences": ["Rain."]}]
         else:
-            options = {"aggregation_strategy": "simple"} if "token" in data.pipeline_tag else {"top_k": None}
+            options = (
+                data["inference"]["parameters"] if data.pipeline_tag == "token-classification" else {"top_k": None}
+            )
             answers = pipeline(data.pipeline_tag, model=str(sibling.folder), device="cpu", **options)(
                 ["Anna won.", "Rain."]
             )
