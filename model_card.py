@@ -9,6 +9,7 @@ from its folder, and says the same. Nothing is measured here.
 
 import json
 import math
+import os
 import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -99,6 +100,7 @@ def describe_run_facts(
             "processes": args.world_size,
             "precision": precision,
         },
+        "hardware": describe_hardware(args.device),
         "plan": str(plan),
         "notes": list(notes),
         "sample_texts": list(sample_texts),
@@ -110,6 +112,13 @@ def describe_run_facts(
         },
     }
     return json.loads(json.dumps(facts))
+
+
+def describe_hardware(device: torch.device) -> str:
+    """What a process computes on, in words."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{os.cpu_count()} CPU cores ({platform.machine()}), {torch.get_num_threads()} threads"
 
 
 def write_facts(folder: Path, facts: dict[str, Any]) -> None:
@@ -166,6 +175,7 @@ def build_card(folder: Path, name: str, answer: Answer | None) -> ModelCard:
         results=result_rows(config["tasks"], split, scores),
         mean_score=scores.get(f"{split}_mean_score"),
         training=read_json(folder / "all_results.json"),
+        rates=scoring_rates(config["tasks"], split, scores),
         embedding_size=config.get("projection_dim") or hidden_size(config),
         has_curves=(folder / "curves.png").is_file(),
         matrices=[task for task in config["tasks"] if (folder / f"confusion_{task}.png").is_file()],
@@ -308,6 +318,12 @@ def result_rows(tasks: dict[str, Any], split: str, scores: Mapping[str, Any]) ->
             }
         )
     return rows
+
+
+def scoring_rates(tasks: dict[str, Any], split: str, scores: Mapping[str, Any]) -> dict[str, str]:
+    """Task -> rows a second while it was scored, all processes together."""
+    rates = {task: scores.get(f"{split}_{task}_samples_per_second") for task in protocol_of(tasks, split, scores)}
+    return {task: f"{rate:,.1f}" for task, rate in rates.items() if rate is not None}
 
 
 def eval_results(folder: Path, name: str, tasks: dict[str, Any]) -> list[EvalResult]:

@@ -45,6 +45,7 @@ SCORES = {
     "test_ner_strict_f1": 0.8,
     "test_ner_rows": 30,
     "test_ner_runtime": 1.5,
+    "test_ner_samples_per_second": 1234.56,
     "test_similarity_spearman": float("nan"),
     "test_similarity_pearson": 0.25,
     "test_topic_accuracy": 0.5,
@@ -55,7 +56,8 @@ FACTS = {
     "encoder": "tester/encoder",
     "base_model": "tester/encoder",
     "data": DATA,
-    "hyperparameters": {"learning_rate": 0.0003, "seed": 7},
+    "hyperparameters": {"learning_rate": 0.0003, "seed": 7, "processes": 2},
+    "hardware": "two cores",
     "plan": "the plan",
     "notes": ["Task 'topic': a note."],
     "sample_texts": ["Anna ran.", "Rain."],
@@ -170,6 +172,15 @@ def test_sizes_are_those_of_the_weights(folder: Path) -> None:
     assert f"1,024 numbers in {size / 1e6:,.1f} MB of safetensors" in build_card(folder, "n", None).text
 
 
+def test_the_speed_is_what_scoring_measured_and_says_on_what(run_folder: Path) -> None:
+    text = build_card(run_folder, "n", None).text
+    assert "Scoring read, rows a second: ner 1,234.6, on two cores a process, 2 processes." in text
+    facts = json.loads((run_folder / "run_facts.json").read_text())
+    del facts["hardware"]  # of a run of before
+    (run_folder / "run_facts.json").write_text(json.dumps(facts))
+    assert "rows a second: ner 1,234.6." in build_card(run_folder, "n", None).text
+
+
 def test_a_label_with_a_bar_keeps_the_table(run_folder: Path) -> None:
     assert r"| topic | text-classification, single_label_classification | Sport\|Games, Weather |" in (
         build_card(run_folder, "n", answer).text
@@ -205,7 +216,7 @@ def test_a_folder_without_a_run_has_a_card_that_says_less(folder: Path, tasks: d
     card = build_card(folder, "tester/plain", None)
     assert card_errors(card.content) == []
     headings = [line for line in card.text.splitlines() if line.startswith("## ")]
-    assert headings == ["## Use", "## Size", "## Limits", "## Licence and citation"]
+    assert headings == ["## Use", "## Size and speed", "## Limits", "## Licence and citation"]
     assert "model-index" not in metadata(card) and "None" not in card.text
 
 
