@@ -25,6 +25,7 @@ from pipeline_multitask import (
     decode_spans,
     decode_tags,
     group_words,
+    token_counts,
     tokenize_windows,
     trimmed,
     word_tokens,
@@ -302,10 +303,15 @@ def test_left_padding_tokenizers_answer_the_same(model: MultiTaskModel, tokenize
         assert_same_answers(actual, expected)
 
 
-def test_batches_hold_every_text_once_longest_first():
-    batches = list(batches_by_length(["aa", ("aaa", "aaa"), "a", "aaaa", ""], 2))
-    assert batches == [[1, 3], [0, 2], [4]]
-    assert list(batches_by_length([], 2)) == []
+def test_batches_hold_every_text_once_the_one_with_most_tokens_first(tokenizer):
+    texts = ["the day", ("the day", "the day"), "", "????????", "wonderful", "the"]
+    counts = token_counts(tokenizer, texts)
+    assert counts == [len(tokenizer.tokenize(text if isinstance(text, str) else " ".join(text))) for text in texts]
+    assert counts[3] > counts[4] and len(texts[3]) < len(texts[4]), "premise: fewer characters, more tokens"
+    batches = list(batches_by_length(tokenizer, texts, 2))
+    assert [position for batch in batches for position in batch] == sorted(range(6), key=lambda index: -counts[index])
+    assert [len(batch) for batch in batches] == [2, 2, 2]
+    assert list(batches_by_length(tokenizer, [], 2)) == []
 
 
 @pytest.mark.parametrize("configured", [False, True])
