@@ -972,6 +972,7 @@ class MultiTaskOneHeadModel(MultiTaskPreTrainedModel):
     """One task's logits as a plain tensor, so that stock pipelines can read them; all heads stay in the folder."""
 
     kinds: tuple[str, ...] = ()
+    output_class: type[ModelOutput]
 
     def __init__(self, config: MultiTaskConfig, encoder: PreTrainedModel | None = None):
         self.task_name = config.first_task_of(self.kinds)
@@ -985,80 +986,55 @@ class MultiTaskOneHeadModel(MultiTaskPreTrainedModel):
             "remove or rename tasks."
         )
 
-    def run_head(self, labels: Tensor | None, **inputs: Any) -> Any:
-        """`run_tasks` with only this view's task, its labels a bare tensor."""
-        named = None if labels is None else {self.task_name: labels}
-        return self.run_tasks(**inputs, labels=named, tasks=[self.task_name])
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """The logits of the head, in the output class of its kind; inputs as `MultiTaskModel.forward`, labels bare."""
+        output: Any = self.run_tasks(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            labels=None if labels is None else {self.task_name: labels},
+            tasks=[self.task_name],
+            **kwargs,
+        )
+        answer = self.output_class(
+            loss=output.loss,
+            logits=output.logits[self.task_name],
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+        )
+        return answer.to_tuple() if return_dict is False else answer
 
 
 class MultiTaskForSequenceClassification(MultiTaskOneHeadModel):
-    """One text-classification head: what `AutoModelForSequenceClassification` opens; `task_name=` selects it."""
+    """One text-classification head: what `AutoModelForSequenceClassification` opens; `task_name=` selects it.
+
+    Shapes: logits (items, classes); labels as for the task.
+    """
 
     kinds = (TEXT_CLASSIFICATION,)
-
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        labels: Tensor | None = None,
-        return_dict: bool | None = None,
-        **kwargs: Any,
-    ) -> SequenceClassifierOutput | tuple:
-        """Logits (items, classes) of the head; inputs as for `MultiTaskModel.forward`, labels without task name."""
-        output = self.run_head(
-            labels,
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            token_type_ids=token_type_ids,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            **kwargs,
-        )
-        answer = SequenceClassifierOutput(
-            loss=output.loss,
-            logits=output.logits[self.task_name],
-            hidden_states=output.hidden_states,
-            attentions=output.attentions,
-        )
-        return answer.to_tuple() if return_dict is False else answer
+    output_class = SequenceClassifierOutput
 
 
 class MultiTaskForTokenClassification(MultiTaskOneHeadModel):
-    """One token-classification head: what `AutoModelForTokenClassification` opens; `task_name=` selects it."""
+    """One token-classification head: what `AutoModelForTokenClassification` opens; `task_name=` selects it.
+
+    Shapes: logits (items, tokens, classes), labels (items, tokens).
+    """
 
     kinds = (TOKEN_CLASSIFICATION,)
-
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        labels: Tensor | None = None,
-        return_dict: bool | None = None,
-        **kwargs: Any,
-    ) -> TokenClassifierOutput | tuple:
-        """Logits (items, tokens, classes) of the head; labels (items, tokens), inputs as `MultiTaskModel.forward`."""
-        output = self.run_head(
-            labels,
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            token_type_ids=token_type_ids,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            **kwargs,
-        )
-        answer = TokenClassifierOutput(
-            loss=output.loss,
-            logits=output.logits[self.task_name],
-            hidden_states=output.hidden_states,
-            attentions=output.attentions,
-        )
-        return answer.to_tuple() if return_dict is False else answer
+    output_class = TokenClassifierOutput
 
 
 # The auto class is inherited and one a class (a view would save itself as AutoModel), so each is registered.
