@@ -16,7 +16,7 @@ MAX_TEXTS = 256
 MAX_CHARACTERS = 100_000
 """Of one text. A model reads less; this bounds what tokenising a body can cost."""
 BATCH_SIZE = 32
-PARAMETERS = ("tasks", "top_k", "aggregation_strategy")
+PARAMETERS = ("tasks", "top_k", "aggregation_strategy", "bf16")
 PAIR_KEYS = {"text", "text_pair"}
 
 
@@ -35,8 +35,8 @@ class EndpointHandler:
 
         Args:
             data (dict): `inputs`: a text, a pair `{"text": ..., "text_pair": ...}`, or a list of texts and pairs (in a
-                list, a pair may also be a list of two texts). `parameters` (optional): `tasks`, `top_k` and
-                `aggregation_strategy` of the `multitask` pipeline.
+                list, a pair may also be a list of two texts). `parameters` (optional): `tasks`, `top_k`,
+                `aggregation_strategy` and `bf16` of the `multitask` pipeline.
 
         Returns:
             For each input a dict of plain JSON types, task -> answer, with `sentence_embedding`; for a list, a list.

@@ -309,6 +309,8 @@ def check_tokenizer(tokenizer: Any) -> None:
 
 def in_bfloat16(model: Any, wanted: bool | None) -> torch.autocast:
     """A context in which a float32 model multiplies in bfloat16: if that is wanted, or (None) the hardware has it."""
+    if not (wanted is None or isinstance(wanted, bool)):
+        raise ValueError(f"bf16 is true, false, or None for what the hardware has; got {wanted!r:.80}.")
     device = torch.device(model.device)
     if wanted is None:
         wanted = computes_bfloat16(device)

@@ -90,7 +90,7 @@ BAD_BODIES: dict[str, tuple[Any, str]] = {
     "option beside": ({"inputs": TEXT, "top_k": 1}, "got also top_k. Options stand in parameters"),
     "unknown parameter": (
         {"inputs": TEXT, "parameters": {"topk": 1}},
-        "tasks, top_k, aggregation_strategy; got.* topk",
+        "tasks, top_k, aggregation_strategy, bf16; got.* topk",
     ),
     "parameters no object": ({"inputs": TEXT, "parameters": ["topic"]}, "parameters must be an object; got list"),
     "empty list": ({"inputs": []}, f"1 to {MAX_TEXTS} texts; got 0"),
@@ -106,6 +106,7 @@ BAD_BODIES: dict[str, tuple[Any, str]] = {
     "unknown task": ({"inputs": TEXT, "parameters": {"tasks": ["tpoic"]}}, "Unknown tasks .*tpoic.* tasks are: anchor"),
     "one task as text": ({"inputs": TEXT, "parameters": {"tasks": "topic"}}, "Give a list of tasks"),
     "no class": ({"inputs": TEXT, "parameters": {"top_k": 0}}, "top_k must be a whole number of at least 1"),
+    "bf16 as text": ({"inputs": TEXT, "parameters": {"bf16": "yes"}}, "bf16 is true, false, or None .*got 'yes'"),
     "strategy": ({"inputs": TEXT, "parameters": {"aggregation_strategy": "best"}}, "must be one of none, simple"),
 }
 
