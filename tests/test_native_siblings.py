@@ -19,6 +19,7 @@ from hub_repository import SIBLING_KEY
 from modeling_multitask import MultiTaskModel
 from native_siblings import EMBEDDING, READER, TOLERANCE, answers_here, widget_examples, write_siblings
 
+TEXTS = ["Anna won a wonderful game.", "Rain."]
 NATIVE_HEAD = {"head": "mlp", "head_activation": "tanh", "pooling": "cls"}
 SCORES = {
     "test_protocol": {
@@ -52,9 +53,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Path, l
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / "test_results.json").write_text(json.dumps(SCORES))
-    (folder / "run_facts.json").write_text(
-        json.dumps({"license": "apache-2.0", "sample_texts": ["Anna won.", "Rain."]})
-    )
+    (folder / "run_facts.json").write_text(json.dumps({"license": "apache-2.0", "sample_texts": TEXTS}))
     root = tmp_path_factory.mktemp("siblings")
     return model, tokenizer, folder, *write_siblings(model, tokenizer, folder, root, "alice/news")
 
@@ -89,16 +88,24 @@ def test_the_examples_of_a_card_are_what_its_own_folder_answers(written) -> None
         assert (data.base_model, data.license) == ("alice/news", "apache-2.0")
         if sibling.name == EMBEDDING:
             assert data.pipeline_tag == "sentence-similarity" and data.library_name == "sentence-transformers"
-            assert data["widget"] == [{"source_sentence": "Anna won.", "sentences": ["Rain."]}]
+            assert data["widget"] == [{"source_sentence": TEXTS[0], "sentences": TEXTS[1:]}]
         else:
             options = (
                 data["inference"]["parameters"] if data.pipeline_tag == "token-classification" else {"top_k": None}
             )
-            answers = pipeline(data.pipeline_tag, model=str(sibling.folder), device="cpu", **options)(
-                ["Anna won.", "Rain."]
-            )
+            answers = pipeline(data.pipeline_tag, model=str(sibling.folder), device="cpu", **options)(TEXTS)
             for shown, answer in zip(data["widget"], answers, strict=True):
                 assert [{**part, "score": pytest.approx(part["score"], abs=1e-3)} for part in answer] == shown["output"]
+
+
+def test_a_token_head_answers_by_words(written) -> None:
+    """As the widget is told to, and not as it would by itself."""
+    ner = next(sibling for sibling in written[3] if sibling.name == "ner")
+    data = ModelCard.load(ner.folder / "README.md").data
+    assert data["inference"] == {"parameters": {"aggregation_strategy": "first"}}
+    simple = pipeline("token-classification", model=str(ner.folder), device="cpu", aggregation_strategy="simple")(TEXTS)
+    shown = [[span["end"] for span in example["output"]] for example in data["widget"]]
+    assert shown != [[span["end"] for span in spans] for spans in simple], "premise: here it makes a difference"
 
 
 def test_a_regression_has_no_examples_for_a_widget_of_labels(tmp_path: Path) -> None:
