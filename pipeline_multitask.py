@@ -122,18 +122,18 @@ def group_words(probabilities: Tensor, offsets: Tensor, continues: Tensor, strat
         starts = list(range(len(probabilities)))
     else:
         starts = [token for token, goes_on in enumerate(continues.tolist()) if token == 0 or not goes_on]
-    units = []
-    for first, after in zip(starts, [*starts[1:], len(probabilities)], strict=True):
-        word = probabilities[first:after]
-        if strategy == "average":
-            scores = word.mean(dim=0)
-        elif strategy == "max":
-            scores = word[word.amax(dim=1).argmax()]
-        else:
-            scores = word[0]
-        best = int(scores.argmax())
-        units.append((best, float(scores[best]), int(offsets[first, 0]), int(offsets[after - 1, 1])))
-    return units
+    after = [*starts[1:], len(probabilities)]
+    if strategy == "average":
+        scores = torch.stack([word.mean(0) for word in probabilities.tensor_split(starts[1:])])
+    elif strategy == "max":
+        sure = probabilities.amax(1).tolist()
+        scores = probabilities[[max(range(*word), key=sure.__getitem__) for word in zip(starts, after, strict=True)]]
+    else:
+        scores = probabilities[starts]
+    best = scores.max(1)
+    ends = offsets[[end - 1 for end in after], 1]
+    units = (best.indices, best.values, offsets[starts, 0], ends)
+    return list(zip(*(values.tolist() for values in units), strict=True))
 
 
 def trimmed(text: str, start: int, end: int) -> tuple[int, int]:
@@ -380,6 +380,8 @@ class Windows(NamedTuple):
     """The rows of each text; the first is the one that truncation would keep."""
     overlap: int
     """Tokens that two neighbouring rows share."""
+    of_text: Tensor
+    """From `tokens_of_text`."""
 
     @property
     def first_rows(self) -> list[int]:
@@ -402,7 +404,12 @@ def tokenize_windows(tokenizer: Any, texts: list[str], max_length: int) -> Windo
     rows: list[list[int]] = [[] for _ in texts]
     for row, text in enumerate(encoding["overflow_to_sample_mapping"].tolist()):
         rows[text].append(row)
-    return Windows(encoding, rows, overlap)
+    return Windows(encoding, rows, overlap, tokens_of_text(encoding))
+
+
+def tokens_of_text(encoding: Any) -> Tensor:
+    """Which tokens are neither padding nor special. Shape (rows, tokens), bool."""
+    return encoding["attention_mask"].bool() & ~encoding["special_tokens_mask"].bool()
 
 
 def word_tokens(windows: Windows, index: int, text: str) -> Tensor:
@@ -413,8 +420,7 @@ def word_tokens(windows: Windows, index: int, text: str) -> Tensor:
     that none is taken from an edge beyond which the text goes on.
     """
     encoding, overlap = windows.encoding, windows.overlap
-    of_text = encoding["attention_mask"].bool() & ~encoding["special_tokens_mask"].bool()
-    columns = {row: of_text[row].nonzero().flatten() for row in windows.rows[index]}
+    columns = {row: windows.of_text[row].nonzero().flatten() for row in windows.rows[index]}
     filled = [row for row in columns if len(columns[row])]
     # from left to right: a tokenizer that truncates on the left gives the text's end first
     filled.sort(key=lambda row: int(encoding["offset_mapping"][row, columns[row][0], 0]))

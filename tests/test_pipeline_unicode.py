@@ -18,7 +18,7 @@ from transformers import TokenClassificationPipeline
 from transformers.pipelines.token_classification import AggregationStrategy
 
 from modeling_multitask import MultiTaskForTokenClassification
-from pipeline_multitask import AGGREGATION_STRATEGIES, Windows, item_answers, trimmed
+from pipeline_multitask import AGGREGATION_STRATEGIES, Windows, item_answers, tokens_of_text, trimmed
 
 pytestmark = pytest.mark.usefixtures("float32_answers")
 
@@ -121,7 +121,7 @@ def own_answers(family: str, texts: list[str], encoding: Any, logits: torch.Tens
     """Our spans of every text (with `none`: tags)."""
     tasks = {"ner": view(family).model.config.tasks["ner"]}
     tokenizer = tiny_tokenizer(family)
-    windows = Windows(encoding, [[row] for row in range(len(texts))], overlap=0)
+    windows = Windows(encoding, [[row] for row in range(len(texts))], overlap=0, of_text=tokens_of_text(encoding))
     answers = item_answers(tasks, tokenizer, windows, {"ner": logits}, texts, aggregation_strategy=strategy)
     return [answer["ner"] for answer in answers]
 
@@ -230,7 +230,7 @@ def test_spans_of_fuzzed_texts_agree_with_the_stock_pipeline_outside_the_stated_
 def test_each_part_of_the_rule_names_a_text_with_other_words(family, text, cause, own_words, stock_words):
     tokenizer, ((_, encoding, logits),) = tiny_tokenizer(family), tagged(family, [text])
     assert disputes(family, text, encoding, 0) == {cause}
-    windows = Windows(encoding, [[0]], overlap=0)
+    windows = Windows(encoding, [[0]], overlap=0, of_text=tokens_of_text(encoding))
     tags = item_answers({"tags": TAGS}, tokenizer, windows, {"tags": logits}, [text], aggregation_strategy="first")
     assert [tag["word"] for tag in tags[0]["tags"]] == own_words
     with warnings.catch_warnings():
