@@ -9,7 +9,8 @@ repeat, in an order that rotates. In float32 and in bfloat16, the same for all:
 - separate: three stock single-task pipelines on native heads, then `SentenceTransformer.encode`, four encoders in all.
 - encode, sentence_transformer: the embedding alone.
 
-With `--graphs`, `predict` from torch and from each exported graph (extras `onnx`, `openvino`), in every precision.
+With `--graphs`, torch and each exported graph (extras `onnx`, `openvino`) in every precision: `predict` with all that
+it does around a model, and the forward pass alone.
 
 Then the latency of one sentence, of `predict` in the precision it chooses itself: one head against eight of the kinds
 above. Heads are random, entity heads biased towards no entity, as trained ones are; they cost what trained ones cost.
@@ -45,7 +46,7 @@ from encoder_source import find_encoder
 from graph_export import PRECISIONS, export_graph
 from graph_model import GraphModel
 from modeling_multitask import MultiTaskModel
-from pipeline_multitask import computes_bfloat16
+from pipeline_multitask import batches_by_length, computes_bfloat16
 from task_data import join_words
 
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
@@ -138,19 +139,41 @@ def systems_of(encoder: str, dtype: torch.dtype, batch_size: int, device: str) -
     }
 
 
-def graph_systems(encoder: str, batch_size: int, folder: Path) -> dict[str, System]:
-    """`predict` of the same model from torch and from its graphs, which are written to a folder."""
+def forward_of(model: Any, tokenizer: Any, batch_size: int, in_bf16: bool) -> System:
+    """From tensors to tensors: the forward pass over texts that were tokenised the first time they came."""
+    batches: dict[int, list[Any]] = {}
+
+    @torch.no_grad()
+    def system(texts: list[str]) -> None:
+        if id(texts) not in batches:
+            order = batches_by_length(tokenizer, texts, batch_size)
+            parts = [[texts[place] for place in places] for places in order]
+            options = {"padding": True, "truncation": True, "max_length": 256, "return_tensors": "pt"}
+            batches[id(texts)] = [tokenizer(part, **options) for part in parts]
+        with torch.autocast("cpu", torch.bfloat16, enabled=in_bf16):
+            for batch in batches[id(texts)]:
+                model(batch["input_ids"], batch["attention_mask"])
+
+    return system
+
+
+def graph_systems(encoder: str, batch_size: int, folder: Path) -> dict[str, dict[str, System]]:
+    """`predict` and the forward pass of one model, from torch and from its graphs, which are written to a folder."""
     tokenizer, model = AutoTokenizer.from_pretrained(encoder), our_model(encoder, TASKS, "cpu").eval()
     options: dict[str, Any] = {"tokenizer": tokenizer, "batch_size": batch_size}
-    systems: dict[str, System] = {
-        f"torch {name}": partial(model.predict, bf16=name == "bf16", **options) for name in ("fp32", "bf16")
-    }
+    predict: dict[str, System] = {}
+    forward: dict[str, System] = {}
+    for name in ("fp32", "bf16"):
+        predict[f"torch {name}"] = partial(model.predict, bf16=name == "bf16", **options)
+        forward[f"torch {name}"] = forward_of(model, tokenizer, batch_size, name == "bf16")
     for form, precisions in PRECISIONS.items():
         for precision in precisions:
             own = folder / f"{form}-{precision}"
             export_graph(model, tokenizer, own, form, precision)
-            systems[f"{form} {precision}"] = partial(GraphModel.from_pretrained(own).predict, **options)
-    return systems
+            graph = GraphModel.from_pretrained(own)
+            predict[f"{form} {precision}"] = partial(graph.predict, **options)
+            forward[f"{form} {precision}"] = forward_of(graph, tokenizer, batch_size, False)
+    return {"graphs": predict, "graphs, forward": forward}
 
 
 def seconds_of(system: System, texts: list[str]) -> float:
@@ -222,10 +245,11 @@ def main() -> None:
         ratios[f"{dtype} encode / sentence_transformer"] = compared(rates[dtype], "sentence_transformer", "encode")
     if given.graphs:
         with tempfile.TemporaryDirectory() as folder:
-            own = throughput(graph_systems(encoder, given.batch_size, Path(folder)), texts, given.repeats)
-        rates["graphs"] = own
-        for name, other in EQUALS.items():
-            ratios[f"{name} / {other}"] = compared(own, other, name)
+            for kind, systems in graph_systems(encoder, given.batch_size, Path(folder)).items():
+                rates[kind] = throughput(systems, texts, given.repeats)
+                for name, other in EQUALS.items():
+                    part = ", forward" if "forward" in kind else ", predict"
+                    ratios[f"{name} / {other}{part}"] = compared(rates[kind], other, name)
     fast = "bfloat16" if computes_bfloat16(torch.device(given.device)) else "float32"
     ratios["default / float32 predict"] = statistics.median(rates[fast]["predict"]) / statistics.median(
         rates["float32"]["predict"]

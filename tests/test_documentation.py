@@ -101,6 +101,21 @@ def test_the_readmes_training_rates_are_those_of_the_benchmark() -> None:
         assert any(row.split("|")[2:-1] == [f" {figure} " for figure in expected] for row in rows), expected
 
 
+def test_the_readmes_inference_figures_are_those_of_the_benchmark() -> None:
+    """Every system's rate, rounded, in the order of the precisions; every ratio."""
+    report = json.loads((REPOSITORY / "benchmarks" / "results" / "inference_speed.json").read_text())
+    section = (REPOSITORY / "README.md").read_text().partition("Texts answered a second")[2].partition("\n## ")[0]
+    rates = report["texts_per_second"]
+    rows = [tuple(f"{rates[dtype][name]:.0f}" for dtype in ("float32", "bfloat16")) for name in rates["float32"]]
+    rows += [tuple(f"{rates['graphs'][f'openvino {name}']:.0f}" for name in ("fp32", "bf16"))]
+    for row in rows:
+        assert f" | {row[0]} | {row[1]} |" in section, row
+    for name in ("onnx fp32", "onnx int8"):
+        assert f"{rates['graphs'][name]:.0f}" in section, name
+    for name, ratio in report["ratios"].items():
+        assert f"{ratio:.{1 if name.endswith('separate') else 2}f}" in section, name
+
+
 @pytest.mark.parametrize(
     "path",
     [path for recipe in RECIPES if (path := REPOSITORY / "benchmarks" / "results" / f"{recipe.stem}.json").exists()],
