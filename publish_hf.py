@@ -113,9 +113,9 @@ def publish(parts: list[Assembled], given: argparse.Namespace) -> None:
         Target(part.repo_id, given.revision, given.tag, given.public, given.overwrite, part.sibling_of)
         for part in parts
     ]
-    heads = [prepare(api, target) for target in targets]
-    for part, target, head in zip(parts, targets, heads, strict=True):
-        commit = upload(api, target, part.folder, head, given.commit_message)
+    heads = {target: prepare(api, target) for target in reversed(targets)}  # the model's own first: no empty siblings
+    for part, target in zip(parts, targets, strict=True):
+        commit = upload(api, target, part.folder, heads[target], given.commit_message)
         print(f"Published to {where(part.repo_id, given)}: {commit.commit_url}", flush=True)
 
 

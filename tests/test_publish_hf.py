@@ -211,6 +211,16 @@ def test_native_heads_open_by_id_without_remote_code_and_the_models_card_links_t
 
 
 @pytest.mark.slow
+def test_where_the_model_cannot_go_no_sibling_is_made(trained: Path, hub: LoopbackHub, tmp_path: Path) -> None:
+    """A tag that is taken on the model's repository alone."""
+    first = run(hub, tmp_path, str(trained), "tester/tagged", "--tag", "v1")
+    assert first.returncode == 0, first.stderr[-3000:]
+    done = run(hub, tmp_path, str(trained), "tester/tagged", "--tag", "v1", "--native_heads")
+    assert done.returncode == 2 and "Choose another --tag" in done.stderr, done.stderr[-3000:]
+    assert [name for _, name in hub.repositories if name.startswith("tester/tagged")] == ["tester/tagged"]
+
+
+@pytest.mark.slow
 def test_publishing_again_changes_nothing(trained: Path, published: str, hub: LoopbackHub, tmp_path: Path) -> None:
     before = hub.repository(NAME).branches["main"]
     done = run(hub, tmp_path, str(trained), NAME, "--license", "apache-2.0", "--base_model", "tester/encoder")
