@@ -162,10 +162,10 @@ def test_token_classification_gives_plain_tags(found, model, tokenizer, form: st
         ]
 
 
-def test_feature_extraction_gives_the_token_states(found, model, tokenizer):
+def test_feature_extraction_gives_the_encoders_token_states(found, model, tokenizer):
     for text, states in zip(TEXTS, found["states"], strict=True):
         with torch.no_grad():
-            expected = model(**tokenizer(text, return_tensors="pt")).last_hidden_state
+            expected = model.encoder(**tokenizer(text, return_tensors="pt")).last_hidden_state
         assert_allclose(states, expected, atol=1e-5)
 
 
