@@ -18,10 +18,8 @@ TEXTS = ["Maria plays football in Paris.", "Will it rain?"]
 model, tokenizer = open_model(sys.argv[1], offline=False)
 with tempfile.TemporaryDirectory() as root:
     export_graph(model, tokenizer, Path(root), "onnx", "fp32")
-    print(
-        "inputs and files:", GraphModel.from_pretrained(root).inputs, sorted(path.name for path in Path(root).iterdir())
-    )
     graph = GraphModel.from_pretrained(root)
+    print("inputs and files:", graph.inputs, sorted(path.name for path in Path(root).iterdir()))
 
 difference = abs(graph.encode(TEXTS, tokenizer) - model.encode(TEXTS, tokenizer)).max()
 print(f"embedding: the largest difference to the model's is {'below' if difference < 1e-4 else 'above'} 1e-4")

@@ -87,7 +87,7 @@ def test_the_examples_of_a_card_are_what_its_own_folder_answers(written) -> None
         data = ModelCard.load(sibling.folder / "README.md").data
         assert (data.base_model, data.license) == ("alice/news", "apache-2.0")
         if sibling.name == EMBEDDING:
-            assert data.pipeline_tag == "sentence-similarity" and data.library_name == "sentence-transformers"
+            assert data.pipeline_tag == "sentence-similarity" and data["library_name"] == "sentence-transformers"
             assert data["widget"] == [{"source_sentence": TEXTS[0], "sentences": TEXTS[1:]}]
         else:
             options = (
