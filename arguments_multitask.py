@@ -45,6 +45,7 @@ from configuration_multitask import (
 SPLITS = ("train", "validation", "test")
 ROLES = ("text", "text_pair", "tokens", "label")
 FORMATS = ("csv", "tsv", "json", "parquet", "conll")
+LOSS_BALANCINGS = ("none", "uncertainty", "dwa")
 NANO_ROWS = {"train": 128, "validation": 64, "test": 64}
 """Rows of every task that `--nano` leaves in each split."""
 
@@ -241,7 +242,7 @@ def _default_report_to() -> str:
 
 @dataclass(repr=False)  # TrainingArguments' own repr hides the Hub token, a generated one would print it
 class MultiTaskTrainingArguments(TrainingArguments):
-    """`transformers.TrainingArguments` with other defaults and six arguments more.
+    """`transformers.TrainingArguments` with other defaults and arguments of its own.
 
     Defaults that differ from `TrainingArguments`:
 
@@ -263,7 +264,7 @@ class MultiTaskTrainingArguments(TrainingArguments):
         ValueError: for a value out of its range, besides all that `TrainingArguments` refuses.
     """
 
-    _argument_group_name: ClassVar[str] = "training (transformers.TrainingArguments and six more)"
+    _argument_group_name: ClassVar[str] = "training (transformers.TrainingArguments and more)"
 
     train_sampling_strategy: str = field(
         default="sequential",
@@ -308,6 +309,15 @@ class MultiTaskTrainingArguments(TrainingArguments):
     head_learning_rate: float | None = _option(
         "Learning rate of everything outside the encoder; unset, --learning_rate."
     )
+    loss_balancing: str = _option(
+        f"How tasks are weighed beside loss.weight, one of {', '.join(LOSS_BALANCINGS)}: none is the plain sum; "
+        "uncertainty learns a log variance a task; dwa (dynamic weight averaging) weighs up, from the third epoch on, "
+        "tasks whose mean loss fell less.",
+        "none",
+    )
+    balancing_learning_rate: float = _option(
+        "With loss_balancing uncertainty: learning rate of the log variances, which have no weight decay.", 0.01
+    )
     freeze: list[str] = _option(
         "Parts that stay as they are: encoder; embeddings (a little faster, 4 percent with MiniLM on a CPU, and words "
         "that training never saw stay beside those it saw); heads (with --init_from those that were there); "
@@ -327,10 +337,15 @@ class MultiTaskTrainingArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         """Decide precision and device, derive `greater_is_better`, then check all as `TrainingArguments` does."""
-        for name in ("early_stopping_patience", "head_learning_rate"):
+        for name in ("early_stopping_patience", "head_learning_rate", "balancing_learning_rate"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} must be greater than 0, or unset; got {value!r}.")
+        if self.loss_balancing not in LOSS_BALANCINGS:
+            raise ValueError(
+                f"loss_balancing must be one of {', '.join(LOSS_BALANCINGS)}; got {self.loss_balancing!r}."
+                f"{nearest_name(self.loss_balancing, LOSS_BALANCINGS)}"
+            )
         if self.max_head_drift is not None and not 0 <= self.max_head_drift <= 1:
             raise ValueError(f"max_head_drift is a share between 0 and 1, or unset; got {self.max_head_drift!r}.")
         self.freeze = [part for word in self.freeze for part in word.split(",") if part]  # `encoder,heads` is two

@@ -244,6 +244,8 @@ class MultiTaskConfig(PretrainedConfig):
         max_seq_length (int): Tokens a text is cut to, special tokens included. Default: the encoder's own limit.
         cased_vocab_size (int): Tokens of a vocabulary with case variants (see `cased_vocabulary`), where the tokenizer
             has one. Default: none, the tokenizer is the encoder's own.
+        learned_loss_weights (bool): Whether every task has a log variance that weighs its loss in training (see
+            `modeling_multitask.LogVariance`); a state of training, which stands in its checkpoints.
 
     Raises:
         ValueError: for a task, pooling or size that is not valid; see `check_task`.
@@ -272,6 +274,7 @@ class MultiTaskConfig(PretrainedConfig):
         head_dropout: float = 0.1,
         max_seq_length: int | None = None,
         cased_vocab_size: int | None = None,
+        learned_loss_weights: bool = False,
         **kwargs: Any,
     ):
         if encoder_config is None:
@@ -294,6 +297,7 @@ class MultiTaskConfig(PretrainedConfig):
         self.head_dropout = head_dropout
         self.max_seq_length = max_seq_length
         self.cased_vocab_size = cased_vocab_size
+        self.learned_loss_weights = learned_loss_weights
         self._check_own_fields()
         # super() sets it on the encoder's config too: None there, and a live encoder would ignore its attention mask
         kwargs.setdefault("attn_implementation", encoder_config._attn_implementation)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import transformers.initialization as init
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModel, PreTrainedModel
@@ -181,6 +182,24 @@ class CasedEmbedding(nn.Module):
         return self.base(self.bases[input_ids]) + self.case(self.cases[input_ids])
 
 
+class LogVariance(nn.Module):
+    """A task's learned log variance, which weighs its loss (Kendall et al. 2018, https://arxiv.org/abs/1705.07115).
+
+    `forward`: exp(-s) * loss + s / 2, for losses (N,) of items -> (N,). That is their equation 10 for a cross-entropy,
+    loss / variance + log(standard deviation), with s the log variance; and their equation 7 for a squared error,
+    loss / (2 * variance) + log(standard deviation), with s the log of twice the variance, but for a constant. So every
+    task starts at s = 0, where its weight is that of the plain sum. At rest, exp(s) is twice the task's mean loss.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.value = nn.Parameter(torch.zeros(1))  # not a scalar: FSDP shards none
+
+    def forward(self, losses: Tensor) -> Tensor:
+        """Losses (N,) -> (N,)."""
+        return torch.exp(-self.value) * losses + self.value / 2
+
+
 # Losses: logits and labels of the labelled items only -> one loss an item, so that the divisor is the model's business.
 
 
@@ -342,8 +361,17 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
         self.heads = nn.ModuleDict(
             {name: self._new_head(spec) for name, spec in config.tasks.items() if num_outputs(spec)}
         )
+        self.log_variances = nn.ModuleDict()
+        self.learn_loss_weights(config.learned_loss_weights)
+        self.loss_factors: dict[str, float] = {}
         self.encoder_inputs = frozenset(inspect.signature(self.encoder.forward).parameters)
         self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Values of weights that a checkpoint lacks."""
+        super()._init_weights(module)
+        if isinstance(module, LogVariance):
+            init.zeros_(module.value)
 
     def _new_head(self, spec: dict[str, Any]) -> TaskHead:
         is_token_level = spec["kind"] == TOKEN_CLASSIFICATION
@@ -462,7 +490,9 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
         self._check_new_name(new)
         names = {name: new if name == old else name for name in self.config.tasks}
         heads = {names[name]: head for name, head in self.heads.items()}
+        variances = {names[name]: variance for name, variance in self.log_variances.items()}
         self._set_tasks({names[name]: spec for name, spec in self.config.tasks.items()}, heads)
+        self.log_variances.update(variances)
         self.config.task_name = names.get(self.config.task_name)
 
     def _check_new_name(self, name: str) -> None:
@@ -478,6 +508,35 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
         self.config.tasks = dict(sorted(tasks.items()))
         self.heads.clear()
         self.heads.update({name: heads[name] for name in self.config.tasks if name in heads})
+        self.learn_loss_weights(self.config.learned_loss_weights)
+
+    def learn_loss_weights(self, learn: bool) -> None:
+        """Give every task a learned weight of its loss (see `LogVariance`), or take them away.
+
+        Weights that are there already go on; new ones start at that of the plain sum. They act in training only:
+        evaluation reports plain losses.
+        """
+        known = dict(self.log_variances.items())
+        self.config.learned_loss_weights = learn
+        self.log_variances.clear()
+        for name in self.config.tasks if learn else ():
+            self.log_variances[name] = known.get(name) or LogVariance().to(self.device, self.dtype)
+
+    def loss_weights(self) -> dict[str, float]:
+        """Task -> what its loss is multiplied by in training now: its static weight, times that of a balancing."""
+        learned = {name: float(torch.exp(-variance.value.detach())) for name, variance in self.log_variances.items()}
+        return {
+            name: spec["loss"]["weight"] * self.loss_factors.get(name, 1.0) * learned.get(name, 1.0)
+            for name, spec in self.config.tasks.items()
+        }
+
+    def balanced(self, name: str, losses: Tensor) -> Tensor:
+        """A task's losses as training weighs them beside the static weight; in evaluation as they are. (N,) -> (N,)."""
+        if not self.training:
+            return losses
+        if name in self.log_variances:
+            losses = self.log_variances[name](losses)
+        return losses * self.loss_factors.get(name, 1.0)
 
     def freeze(self, parts: str | Iterable[str]) -> None:
         """Train parts of the model no more: they keep their bits, and stay in evaluation mode while the rest trains.
@@ -692,7 +751,8 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
         """The batch's loss, each task's own, the number of its items, and each item's part.
 
         loss = sum over items and their tasks of weight * loss / items. The plan's micro-batches all have the same
-        number of items, so accumulation and ranks average to the loss of the global batch.
+        number of items, so accumulation and ranks average to the loss of the global batch. In training, `balanced`
+        stands in place of each loss.
 
         Args:
             logits (dict): Task -> logits, one row an item.
@@ -719,7 +779,7 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
                 losses = losses_of(spec)(spec, logits[name][rows].float(), task_labels[rows])
             task_losses[name] = losses.mean().detach()
             task_items[name] = rows.sum()
-            item_losses[rows] += spec["loss"]["weight"] * losses
+            item_losses[rows] += spec["loss"]["weight"] * self.balanced(name, losses)
         total = item_losses.mean()
         if self.training:
             total = total + self.touch_heads()
@@ -731,7 +791,8 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
         DDP waits for the gradient of every parameter; a task that a batch lacks would stall it. Summing the logits is
         not enough: a projection without a head above it has none.
         """
-        parameters = [*self.projection.parameters(), *self.heads.parameters()]
+        parts = (self.projection, self.heads, self.log_variances)
+        parameters = [parameter for part in parts for parameter in part.parameters()]
         return sum((0.0 * p.sum() for p in parameters if p.requires_grad), torch.zeros((), device=self.device))
 
     def run_tasks(

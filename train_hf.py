@@ -265,6 +265,7 @@ def prepare_run(model_args: ModelArguments, data_args: DataArguments, args: Mult
         loaded = load_tasks(data_args.tasks, data_args.data_root, args.seed, data_args.offline)
     require_split(loaded, "validation")
     model, tokenizer = build_model(model_args, loaded, data_args.offline, args.freeze)
+    model.learn_loss_weights(args.loss_balancing == "uncertainty")
     kept = [name for name in model.config.tasks if name not in loaded]
     with args.main_process_first(desc="tokenising"):
         features = build_features(
@@ -342,6 +343,7 @@ def train(run: PreparedRun, trainer: MultiTaskTrainer) -> None:
     if drift is not None:
         with one_line_errors("train_hf.py"):
             report_drift(drift, trainer, run.args.max_head_drift)
+    run.model.learn_loss_weights(False)  # a state of training, which stands in its checkpoints
     trainer.save_model()
     trainer.save_state()
 

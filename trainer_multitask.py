@@ -33,6 +33,7 @@ from hub_folder import copy_published
 from model_card import write_card
 from non_finite_guard import NonFiniteGuard
 from run_checkpoints import INCOMPLETE_MARKER, SigtermCheckpoint, marked_incomplete
+from task_balancing import DynamicWeightAveraging, give_own_rate
 from task_metrics import mean_score
 from task_sampler import TaskSamplingDataset
 
@@ -131,6 +132,9 @@ class MultiTaskTrainer(Trainer):
     whole batches (CoSENT) sees the rows that fill up the last batch. Evaluating draws no random number, so that it
     changes no training step.
 
+    With `loss_balancing` the log also has `weight_<task>`: what the task's loss is multiplied by at that step (see
+    `task_balancing`).
+
     Checkpoints are marked as incomplete until every rank has written its part (see `run_checkpoints`).
 
     Args:
@@ -146,6 +150,11 @@ class MultiTaskTrainer(Trainer):
             self.add_callback(SigtermCheckpoint(self.pop_callback(JITCheckpointCallback)))
         self._loss_sums: dict[str, Any] = defaultdict(float)
         self._item_sums: dict[str, Any] = defaultdict(int)
+        self._balancing = getattr(self.args, "loss_balancing", "none")
+        if self._balancing == "dwa":
+            self.add_callback(DynamicWeightAveraging(list(self.model.config.tasks)))
+        elif self._balancing == "uncertainty" and not self.model.config.learned_loss_weights:
+            raise ValueError("loss_balancing uncertainty trains weights of the model: model.learn_loss_weights(True).")
         self._guard = NonFiniteGuard(list(self.model.config.tasks), self.accelerator, self.train_dataset)
 
     def get_train_dataloader(self) -> Any:
@@ -168,6 +177,9 @@ class MultiTaskTrainer(Trainer):
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
         if model.training:
             self._guard.watch(loss, outputs["task_losses"])
+            for callback in self.callback_handler.callbacks:
+                if isinstance(callback, DynamicWeightAveraging):
+                    callback.watch(outputs["task_losses"], outputs["task_items"])
             for name, task_loss in outputs["task_losses"].items():
                 items = outputs["task_items"][name]
                 self._loss_sums[name] += task_loss * items
@@ -203,7 +215,11 @@ class MultiTaskTrainer(Trainer):
         self._item_sums.clear()
         present = [(name, total, count) for name, total, count in zip(names, losses, items, strict=True) if count]
         shares = {f"share_{name}": count / sum(items) for name, _, count in present}
-        return {f"loss_{name}": total / count for name, total, count in present} | shares
+        logs = {f"loss_{name}": total / count for name, total, count in present} | shares
+        if self._balancing != "none":
+            weights = self.accelerator.unwrap_model(self.model).loss_weights()
+            logs |= {f"weight_{name}": weights[name] for name, _, _ in present}
+        return logs
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
@@ -255,6 +271,15 @@ class MultiTaskTrainer(Trainer):
                 copy_published(Path(checkpoint_folder), folder)
                 self.create_model_card()
         super()._push_from_checkpoint(checkpoint_folder)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The optimizer; learned weights of losses have a rate of their own in it."""
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        variances = list(self.accelerator.unwrap_model(self.model).log_variances.parameters())
+        if is_new and variances:
+            give_own_rate(optimizer, variances, getattr(self.args, "balancing_learning_rate", self.args.learning_rate))
+        return optimizer
 
     @staticmethod
     def get_optimizer_cls_and_kwargs(args: TrainingArguments, model: nn.Module | None = None) -> tuple[Any, Any]:
