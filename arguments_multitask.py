@@ -328,6 +328,11 @@ class MultiTaskTrainingArguments(TrainingArguments):
         "With --init_from: share of texts (0-1) on which a task that is not trained may answer otherwise than before; "
         "beyond it the model is not saved. Unset, any share."
     )
+    calibrate: bool = _option(
+        "Whether a temperature is fitted to each head with classes after training, on validation rows: scores then say "
+        "how often an answer is right; no answer changes.",
+        False,
+    )
     overwrite_output: bool = _option("Whether a trained model in --output_dir may be replaced.", False)
     resume_changed_recipe: bool = _option(
         "Whether to go on from a checkpoint of another recipe; the run then ends elsewhere than the unbroken one.",

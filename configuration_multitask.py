@@ -35,9 +35,9 @@ LABEL_PADDING = -100
 
 SPEC_FIELDS = {
     TEXT_CLASSIFICATION: frozenset(
-        {"kind", "labels", "problem_type", "text_pair", "pooling", "head", "head_activation", "dropout"}
+        {"kind", "labels", "problem_type", "text_pair", "pooling", "head", "head_activation", "dropout", "temperature"}
     ),
-    TOKEN_CLASSIFICATION: frozenset({"kind", "labels", "dropout"}),
+    TOKEN_CLASSIFICATION: frozenset({"kind", "labels", "dropout", "temperature"}),
     SENTENCE_SIMILARITY: frozenset({"kind", "pooling"}),
     FEATURE_EXTRACTION: frozenset({"kind", "pooling"}),
 }
@@ -218,6 +218,11 @@ def check_task(name: str, spec: Any) -> dict[str, Any]:
     if "dropout" in spec:
         check_number(name, "dropout", spec["dropout"], 0.0, 1.0)
         checked["dropout"] = spec["dropout"]
+    if "temperature" in spec:
+        check_number(name, "temperature", spec["temperature"], 1e-6)
+        if checked.get("problem_type") == REGRESSION:
+            raise ValueError(f"Task {name!r}: temperature is of probabilities; a regression task has none. Remove it.")
+        checked["temperature"] = spec["temperature"]
     checked["loss"] = check_loss(name, spec, checked.get("labels", []))
     return checked
 
@@ -231,7 +236,8 @@ class MultiTaskConfig(PretrainedConfig):
         tasks (dict): Task name -> specification: `kind` (one of `TASK_KINDS`), `labels` (names, position = index),
             `problem_type` and `text_pair` (text-classification only: the latter says that it reads two texts jointly),
             `pooling` (default: the model's), `head` (`linear` or `mlp`),
-            `head_activation`, `dropout` (default: `head_dropout`) and `loss` (`weight`, `class_weights`,
+            `head_activation`, `dropout` (default: `head_dropout`), `temperature` (what the logits are divided by; see
+            `calibration`; default: 1) and `loss` (`weight`, `class_weights`,
             `label_smoothing`, `r_drop`; `name` and `scale` for similarity). Kept sorted by name: `config.json` is
             written sorted, and a head that changed places on reload would meet another head's optimizer state.
             Empty: a plain sentence encoder.

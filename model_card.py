@@ -57,7 +57,8 @@ METRIC_IDS = {
 }
 """Our metric -> the Hub's id of it, where that is another."""
 UNSCORED = {"rows", "loss", "runtime", "samples_per_second", "steps_per_second", "model_preparation_time"}
-"""What stands among the metrics of a task and is no score."""
+UNSCORED |= {"ece", "ece_uncalibrated"}
+"""What stands among the metrics of a task and is no score; calibration errors have a table of their own."""
 PAGE_ORDER = (TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION, SENTENCE_SIMILARITY, FEATURE_EXTRACTION)
 """The kind that a page on the Hub shows the model as: the first of these that it has."""
 
@@ -174,6 +175,7 @@ def build_card(folder: Path, name: str, answer: Answer | None) -> ModelCard:
         split=split,
         results=result_rows(config["tasks"], split, scores),
         mean_score=scores.get(f"{split}_mean_score"),
+        calibration=calibration_rows(config["tasks"], split, scores),
         training=read_json(folder / "all_results.json"),
         rates=scoring_rates(config["tasks"], split, scores),
         embedding_size=config.get("projection_dim") or hidden_size(config),
@@ -318,6 +320,20 @@ def result_rows(tasks: dict[str, Any], split: str, scores: Mapping[str, Any]) ->
             }
         )
     return rows
+
+
+def calibration_rows(tasks: dict[str, Any], split: str, scores: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row for every task with a temperature: that, and the expected calibration error without and with it."""
+    return [
+        {
+            "name": task,
+            "temperature": f"{spec['temperature']:.3f}",
+            "before": f"{scores[f'{split}_{task}_ece_uncalibrated']:.4f}",
+            "after": f"{scores[f'{split}_{task}_ece']:.4f}",
+        }
+        for task, spec in tasks.items()
+        if spec.get("temperature") and f"{split}_{task}_ece" in scores
+    ]
 
 
 def scoring_rates(tasks: dict[str, Any], split: str, scores: Mapping[str, Any]) -> dict[str, str]:

@@ -316,7 +316,7 @@ class MultiTaskOutput(ModelOutput):
         last_hidden_state: Token states. Shape (items, tokens, hidden_size).
         sentence_embedding: Pooled, projected, normalised if configured. Shape (items, embedding_size).
         logits: Task -> (items, classes), (items, tokens, classes), (items,) cosines (NaN without a pair), or
-            (items, embedding_size).
+            (items, embedding_size). Divided by the task's temperature, if it has one; the losses are not.
         task_losses: Task -> mean loss over its items in this batch, before its weight. Scalars, detached.
         task_items: Task -> how many items of this batch carry its label. Scalars, int64.
         item_losses: Each item's part of the loss, which is their mean. Shape (items,), detached.
@@ -745,6 +745,14 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
         """A task's logits without the tokens by which the second text of a pair is longer than every item."""
         return logits[:, :tokens] if self.config.tasks[name]["kind"] == TOKEN_CLASSIFICATION else logits
 
+    def calibrated(self, name: str, logits: Tensor) -> Tensor:
+        """A task's logits divided by its temperature, if it has one (see `calibration`). Any shape."""
+        temperature = self.config.tasks[name].get("temperature")
+        if temperature is None:
+            return logits
+        # in bfloat16, two logits that differ could become equal, and the answer another
+        return logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
+
     def multi_task_loss(
         self, logits: dict[str, Tensor], labels: dict[str, Tensor], items: int, second: dict[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor], Tensor]:
@@ -850,6 +858,7 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
                     of_twins = self.head_logits(name, hidden, pooled, slice(-len(twins), None))
                     second[name] = self.cropped(name, of_twins, tokens)[has_label(rows)[twins]]
             loss, task_losses, task_items, item_losses = self.multi_task_loss(logits, labels, items, second)
+        logits = {name: self.calibrated(name, value) for name, value in logits.items()}
         return MultiTaskOutput(
             loss=loss,
             last_hidden_state=hidden[:items, :tokens],

@@ -132,8 +132,9 @@ def plain_head(model: MultiTaskModel, name: str) -> PreTrainedModel:
     plain = auto.from_config(config, dtype=model.dtype).eval()
     weights = {f"{plain.base_model_prefix}.{key}": value for key, value in plain_weights(model.encoder).items()}
     for ours, theirs in layers.items():
+        divisor = spec.get("temperature", 1.0) if ours == "out" else 1.0  # so that scores are those of our model
         for key, value in getattr(model.heads[name], ours).state_dict().items():
-            weights[f"{theirs}.{key}"] = value
+            weights[f"{theirs}.{key}"] = value / divisor
     differing = sorted(plain.state_dict().keys() ^ weights.keys())
     if differing:
         refuse(model, name, f"{type(plain).__name__} differs in {', '.join(differing)}")

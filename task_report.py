@@ -16,6 +16,7 @@ import numpy as np
 from datasets import Dataset
 from transformers import Trainer
 
+from calibration import calibration_errors
 from configuration_multitask import TOKEN_CLASSIFICATION, has_entities
 from task_data import LoadedTask
 from task_metrics import confusion, mean_score, primary_metric
@@ -42,7 +43,8 @@ def evaluate_tasks(
         prefix (str): The split, in front of every key.
 
     Returns:
-        `<prefix>_<task>_<metric>` for every task and `<prefix>_mean_score`.
+        `<prefix>_<task>_<metric>` for every task and `<prefix>_mean_score`; of tasks with a temperature also the
+        expected calibration error (see `calibration.calibration_errors`).
     """
     tasks = {name: trainer.model.config.tasks[name] for name in datasets}
     metrics: dict[str, Any] = {}
@@ -52,6 +54,7 @@ def evaluate_tasks(
         matrix = confusion(tasks[name], output)
         if matrix is not None and trainer.is_world_process_zero():
             plot_confusion(*matrix, Path(output_dir) / f"confusion_{name}.png", title=f"{name}, {prefix}")
+    metrics |= calibration_errors(trainer, datasets, prefix)
     return metrics | {f"{prefix}_mean_score": mean_score(metrics, tasks, prefix)}
 
 

@@ -21,6 +21,7 @@ from datasets import Dataset, disable_progress_bars
 from transformers import AutoTokenizer, set_seed
 
 from arguments_multitask import DataArguments, ModelArguments, MultiTaskTrainingArguments, parse_arguments
+from calibration import calibrate
 from cased_vocabulary import cased_tokenizer
 from configuration_multitask import FEATURE_EXTRACTION
 from cpu_training import use_bfloat16_states, use_fast_dropout
@@ -343,6 +344,11 @@ def train(run: PreparedRun, trainer: MultiTaskTrainer) -> None:
     if drift is not None:
         with one_line_errors("train_hf.py"):
             report_drift(drift, trainer, run.args.max_head_drift)
+    if run.args.calibrate:
+        report = calibrate(trainer, run.features.validation)
+        trainer.save_metrics("calibration", report)
+        if trainer.is_world_process_zero():
+            print("\nCalibration", *report["calibration_notes"], sep="\n- ", end="\n\n", flush=True)
     run.model.learn_loss_weights(False)  # a state of training, which stands in its checkpoints
     trainer.save_model()
     trainer.save_state()

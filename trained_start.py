@@ -24,7 +24,8 @@ def extend_trained(
 ) -> tuple[MultiTaskModel, Any]:
     """A trained model with a new head for each task that it lacks, and its tokenizer.
 
-    A task that it has goes on from its head, with the loss of `specs`. The heads of its other tasks are frozen, because
+    A task that it has goes on from its head, with the loss of `specs` and without its temperature, which was fitted to
+    the head as it was. The heads of its other tasks are frozen, because
     weight decay would move them.
 
     Args:
@@ -45,6 +46,7 @@ def extend_trained(
         else:
             refuse_other_task(name, model.config.tasks[name], spec, str(arguments.init_from))
             model.config.tasks[name]["loss"] = spec["loss"]
+            model.config.tasks[name].pop("temperature", None)
     if arguments.task_name:
         (model.config.task_name,) = model.check_tasks([arguments.task_name])
     return model, tokenizer
@@ -63,8 +65,11 @@ def refuse_contradiction(arguments: ModelArguments, config: MultiTaskConfig) -> 
 
 
 def refuse_other_task(name: str, old: dict[str, Any], new: dict[str, Any], folder: str) -> None:
-    """Raise ValueError unless a task of the recipe, but for its loss, is the one of that name in a trained model."""
-    for field in ("kind", *sorted((old.keys() | new.keys()) - {"kind", "loss"})):
+    """Raise ValueError unless a task of the recipe is the one of that name in a trained model.
+
+    Its loss may be another, and a recipe has no temperature.
+    """
+    for field in ("kind", *sorted((old.keys() | new.keys()) - {"kind", "loss", "temperature"})):
         if old.get(field) != new.get(field):
             raise ValueError(
                 f"Task {name!r} goes on from its head in {folder} only if it is the same task: {field} is "

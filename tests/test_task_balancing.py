@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from test_ranks import LAST, RECIPE, on_ranks
+from test_ranks import largest_difference as weights_differ
 from test_trainer_multitask import (
     FOUR_TASKS,
     WEIGHTS,
@@ -28,6 +31,7 @@ from transformers import AutoModel, AutoModelForTokenClassification, pipeline
 from transformers.testing_utils import CaptureLogger
 from transformers.utils import logging
 
+import train_hf
 from arguments_multitask import LOSS_BALANCINGS, ModelArguments, MultiTaskTrainingArguments
 from data_collator import MultiTaskDataCollator
 from graph_export import GraphForward
@@ -368,3 +372,34 @@ def test_learned_weights_follow_their_tasks():
     found = {name: float(variance.value.detach()) for name, variance in model.log_variances.items()}
     assert found == {"area": values["topic"], "mood": 0.0} | {name: values[name] for name in ("ner", "similarity")}
     assert list(model.log_variances) == list(model.config.tasks)
+
+
+# Several processes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("balancing", ["uncertainty", "dwa"])
+def test_two_ranks_balance_as_one_process_does(tmp_path: Path, encoder_folder, balancing: str) -> None:
+    """The command itself: equal weights on both ranks, and those of one process, also of the losses."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(RECIPE.format(encoder=encoder_folder("bert")))
+    options = [recipe, "--loss_balancing", balancing, "--balancing_learning_rate", "0.5", "--logging_steps", "15"]
+    options = [str(option) for option in options]
+    train_hf.main([*options, "--output_dir", str(tmp_path / "one")])
+    ranks = on_ranks("command", tmp_path / "two", *options, "--per_device_train_batch_size", 4)
+    assert ranks[0]["sha256"] == ranks[1]["sha256"] and ranks[0]["find_unused"] is False
+    assert weights_differ(tmp_path / "one" / LAST, tmp_path / "two" / LAST) < 1e-5
+    logs = [json.loads((tmp_path / name / LAST / "trainer_state.json").read_text()) for name in ("one", "two")]
+    weights = [
+        [{k: v for k, v in entry.items() if k.startswith("weight_")} for entry in log["log_history"] if "loss" in entry]
+        for log in logs
+    ]
+    for one, two in zip(*weights, strict=True):
+        assert one and one == pytest.approx(two, rel=1e-4)
+    assert max(abs(value - 1) for value in weights[0][-1].values()) > 1e-3, "the premise: the weights moved"
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        saved = {name.split(".")[0] for name in load_file(folder / "model.safetensors")}
+        assert "log_variances" not in saved, "a state of training: in the checkpoints only"
+        assert (balancing == "uncertainty") == any(
+            "log_variances" in n for n in load_file(folder / LAST / "model.safetensors")
+        )
