@@ -57,7 +57,7 @@ TASK_CHOICES = {
     "head_activation": HEAD_ACTIVATIONS,
     "format": FORMATS,
 }
-MAPPING_ARGUMENTS = ("tasks", "sampling_shares")
+MAPPING_ARGUMENTS = ("tasks", "sampling_shares", "search")
 """Arguments that are mappings; the command line reaches into them with dots (`--tasks.ner.loss.weight 0.5`)."""
 
 
@@ -207,6 +207,10 @@ class DataArguments:
     sampling_cap: int = _option("Rows above which a task counts as no larger, for its share.", 262144)
     sampling_shares: dict[str, float] | None = _option(
         "Share of each task's rows in training, name -> number (any sum); needed by the strategy shares."
+    )
+    search: dict[str, Any] | None = _option(
+        "For search_hf.py, not read in training: argument (tasks.TASK.FIELD for a field of a task) -> a list of values, "
+        "or {low, high, log, step}."
     )
     drift_data: str | None = _option(
         "With --init_from: recipe with the data of tasks that are not trained; they are scored on its validation rows "

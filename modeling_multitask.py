@@ -524,7 +524,10 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
 
     def loss_weights(self) -> dict[str, float]:
         """Task -> what its loss is multiplied by in training now: its static weight, times that of a balancing."""
-        learned = {name: float(torch.exp(-variance.value.detach())) for name, variance in self.log_variances.items()}
+        learned = {
+            name: float(torch.exp(-module.get_parameter("value").detach()))
+            for name, module in self.log_variances.items()
+        }
         return {
             name: spec["loss"]["weight"] * self.loss_factors.get(name, 1.0) * learned.get(name, 1.0)
             for name, spec in self.config.tasks.items()

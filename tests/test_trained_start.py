@@ -18,7 +18,7 @@ import train_hf
 from arguments_multitask import ModelArguments, parse_arguments
 from modeling_multitask import MultiTaskModel
 from task_data import load_tasks
-from train_hf import build_model
+from training_run import build_model
 
 RECIPE = """
 encoder: {encoder}
