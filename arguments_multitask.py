@@ -209,8 +209,8 @@ class DataArguments:
         "Share of each task's rows in training, name -> number (any sum); needed by the strategy shares."
     )
     search: dict[str, Any] | None = _option(
-        "For search_hf.py, not read in training: argument (tasks.TASK.FIELD for a field of a task) -> a list of values, "
-        "or {low, high, log, step}."
+        "For search_hf.py, not read in training: argument (tasks.TASK.FIELD for a field of a task) -> a list of "
+        "values, or {low, high, log, step}."
     )
     drift_data: str | None = _option(
         "With --init_from: recipe with the data of tasks that are not trained; they are scored on its validation rows "

@@ -7,7 +7,7 @@ own, prepared from the recipe with the trial's values, and Trainer's interface d
 and reports the score. Nothing is saved but the study; the best recipe is to be trained anew.
 
     space = read_space(recipe.pop("search"))
-    trainer = SearchTrainer(model_init=lambda: run.model, args=run.args)
+    trainer = SearchTrainer(model_init=lambda: run.model, args=run.args, eval_dataset=run.features.validation)
     trainer.search(space, score=lambda values: ..., trials=20, storage=Path("outputs/search/search.db"))
 """
 
@@ -65,8 +65,8 @@ def read_space(space: Any) -> dict[str, list[Any] | dict[str, Any]]:
             _check_range(name, values)
         elif not fits(values, list[str | float | bool | None]) or not values:
             raise ValueError(
-                f"search: {name} must be a list of values (text, numbers, true, false, null), or a range {{low, high}}; "
-                f"got {values!r}."
+                f"search: {name} must be a list of values (text, numbers, true, false, null), or a range {{low, high}};"
+                f" got {values!r}."
             )
     return space
 
@@ -188,8 +188,8 @@ class SearchTrainer(Trainer):
         study = optuna.create_study(study_name=STUDY, storage=address, direction="maximize", load_if_exists=True)
         if study.user_attrs.get("facts", facts) != facts:
             raise ValueError(
-                f"{storage} holds a search of another recipe or space; its trials cannot be compared with these. Choose "
-                "another --output_dir, or delete the file."
+                f"{storage} holds a search of another recipe or space; its trials cannot be compared with these. "
+                "Choose another --output_dir, or delete the file."
             )
         study.set_user_attr("facts", facts)
         for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):

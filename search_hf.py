@@ -96,7 +96,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         print(f"{result:.4f}  {json.dumps(values)}", flush=True)
         return result
 
-    trainer = SearchTrainer(model_init=lambda: run.model, args=run.args)
+    trainer = SearchTrainer(model_init=lambda: run.model, args=run.args, eval_dataset=run.features.validation)
     with one_line_errors("search_hf.py"):
         facts = {"recipe": recipe, "space": space}
         found = trainer.search(space, score, given.trials, folder / STUDY_FILE, facts)
