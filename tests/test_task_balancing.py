@@ -117,7 +117,8 @@ def test_the_loss_of_a_batch_is_the_sum_over_items_of_static_weight_times_learne
 
 
 def test_new_learned_weights_give_the_gradients_of_the_plain_sum():
-    plain, model, batch = new_model(FOUR_TASKS).train(), learned(value=0.0).train(), batch_of(FOUR_TASKS)
+    plain, model, batch = new_model(FOUR_TASKS).train(), new_model(FOUR_TASKS).train(), batch_of(FOUR_TASKS)
+    model.learn_loss_weights(True)
     for one in (plain, model):
         one(**batch).loss.backward()
     for name, parameter in plain.named_parameters():
