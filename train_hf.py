@@ -39,6 +39,7 @@ from task_report import evaluate_tasks, format_answers, format_scores, protocol
 from task_sampler import TaskSamplingDataset, check_sampling
 from trained_start import extend_trained, refuse_frozen
 from trainer_multitask import MultiTaskTrainer, SamplingGuard, TaskEarlyStopping
+from training_stages import TrainingStages, describe_training, train_in_stages
 
 logger = logging.getLogger("train_hf")
 
@@ -151,7 +152,7 @@ def build_sampling(
         strategy=data.sampling_strategy,
         seed=args.data_seed if args.data_seed is not None else args.seed,
         rows_per_step=args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
-        num_epochs=max(1, round(args.num_train_epochs)),
+        num_epochs=max(1, round(args.num_train_epochs or 1)),
         grouping=data.grouping,
         temperature=data.sampling_temperature,
         cap=data.sampling_cap,
@@ -234,6 +235,8 @@ class PreparedRun:
         guard (SamplingGuard): What keeps Trainer to that order.
         recipe (dict): What decides where the run ends; each checkpoint holds it.
         resume (Path): The checkpoint to go on from, if any.
+        stages (TrainingStages): The stages, if it has any.
+        trained (list): Which parameters are trained at which rate, for print.
     """
 
     model_args: ModelArguments
@@ -249,6 +252,8 @@ class PreparedRun:
     guard: SamplingGuard
     recipe: dict[str, Any]
     resume: Path | None
+    stages: TrainingStages | None
+    trained: list[str]
 
 
 def prepare_run(model_args: ModelArguments, data_args: DataArguments, args: MultiTaskTrainingArguments) -> PreparedRun:
@@ -277,6 +282,8 @@ def prepare_run(model_args: ModelArguments, data_args: DataArguments, args: Mult
     recipe = describe_recipe((model_args, data_args, args), model, sampling)
     if resume is not None:
         check_recipe(resume, recipe, args.resume_changed_recipe)
+    stages = TrainingStages(model, args.stages, sampling.steps_per_epoch) if args.stages else None
+    trained = describe_training(model, args, stages, {name: task.spec for name, task in loaded.items()})
     return PreparedRun(
         model_args,
         data_args,
@@ -291,6 +298,8 @@ def prepare_run(model_args: ModelArguments, data_args: DataArguments, args: Mult
         guard,
         recipe,
         resume,
+        stages,
+        trained,
     )
 
 
@@ -305,7 +314,8 @@ def print_plan(run: PreparedRun) -> None:
         )
     for note in [*run.data_args.notes, *start, *run.args.notes, *run.features.notes]:
         print(f"- {note}")
-    print(run.sampling.plan(run.args.per_device_train_batch_size), end="\n\n", flush=True)
+    print(run.sampling.plan(run.args.per_device_train_batch_size))
+    print("", *run.trained, sep="\n", end="\n\n", flush=True)
 
 
 def write_run_facts(run: PreparedRun) -> None:
@@ -338,7 +348,9 @@ def train(run: PreparedRun, trainer: MultiTaskTrainer) -> None:
     drift = None
     if run.kept:
         drift = HeadDrift(run.model, trainer.data_collator, run.kept, run.features.validation, run.kept_features)
-    trainer.save_metrics("train", trainer.train(run.resume and str(run.resume)).metrics)
+    checkpoint = str(run.resume) if run.resume else None
+    output = trainer.train(checkpoint) if run.stages is None else train_in_stages(trainer, run.stages, checkpoint)
+    trainer.save_metrics("train", output.metrics)
     if drift is not None:
         with one_line_errors("train_hf.py"):
             report_drift(drift, trainer, run.args.max_head_drift)
