@@ -165,11 +165,11 @@ def _step_of(checkpoint: str | None) -> int:
 
 
 def unwrap(trainer: Trainer) -> None:
-    """Let the next `train()` wrap the model (DDP, autocast) and make the optimizer for what is trainable then.
+    """Let the next `train()` wrap the model (DDP) and make the optimizer for what is trainable then.
 
     Trainer keeps both from call to call: with the old wrapper, ranks would not average the gradients of what thawed.
+    Autocast around `forward` stays: accelerate would not put it back on a model that it has prepared before.
     """
-    trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     trainer.model_wrapped, trainer.optimizer = trainer.model, None
 
 
