@@ -25,6 +25,7 @@ from transformers import TrainerCallback
 
 import train_hf
 from arguments_multitask import parse_arguments
+from task_report import evaluate_tasks
 
 RECIPE = "recipes/news_entities.yaml"
 RESULTS = ROOT / "benchmarks" / "results" / "freezing.json"
@@ -70,17 +71,15 @@ def run_words(variant: str, seed: int, rows: int, test_rows: int | None, data_ro
 def measure(variant: str, words: list[str]) -> dict[str, Any]:
     """Train or, for `all`, only score, in this process; what came of it."""
     transformers.trainer.DEFAULT_CALLBACKS.append(TrainableNumbers)
+    folder = Path(words[words.index("--output_dir") + 1])
     if variant == "all":
         run = train_hf.prepare_run(*parse_arguments(words))
         run.model.freeze("all")
-        Path(run.args.output_dir).mkdir(parents=True, exist_ok=True)
-        train_hf.write_run_facts(run)
-        train_hf.evaluate(run, train_hf.build_trainer(run))
+        results = evaluate_tasks(train_hf.build_trainer(run), run.features.test, str(folder), "test")
         TrainableNumbers.counts.append(0)
     else:
         train_hf.main(words)
-    folder = Path(words[words.index("--output_dir") + 1])
-    results = json.loads((folder / "all_results.json").read_text())
+        results = json.loads((folder / "all_results.json").read_text())
     mebibyte = 1024**2 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB on Linux
     return {
         "scores": {name: results[name] for name in SCORES},
