@@ -57,8 +57,12 @@ TASK_CHOICES = {
     "head_activation": HEAD_ACTIVATIONS,
     "format": FORMATS,
 }
-MAPPING_ARGUMENTS = ("tasks", "sampling_shares", "search")
+MAPPING_ARGUMENTS = ("tasks", "sampling_shares", "search", "stages")
 """Arguments that are mappings; the command line reaches into them with dots (`--tasks.ner.loss.weight 0.5`)."""
+LIST_ARGUMENTS = ("stages",)
+"""Those of them that are lists; the command line gives them as a whole (`--stages "[{epochs: 1}, ...]"`)."""
+DEFAULT_EPOCHS = 3.0
+STAGE_FIELDS = frozenset({"epochs", "freeze"})
 
 
 def _option(help: str, default: Any = None) -> Any:
@@ -282,7 +286,9 @@ class MultiTaskTrainingArguments(TrainingArguments):
     learning_rate: float = _option("Highest learning rate, reached after warm-up.", 1e-4)
     weight_decay: float = _option("Weight decay of AdamW; biases and norms have none.", 0.01)
     warmup_steps: float = _option("Steps of linear warm-up; below 1, a share of all steps.", 0.06)
-    num_train_epochs: float = _option("Epochs: passes over the plan.", 3.0)
+    num_train_epochs: float | None = _option(  # None until decided; a float after __post_init__
+        f"Epochs: passes over the plan; unset, {DEFAULT_EPOCHS:g}, or as many as the stages have."
+    )
     logging_steps: float = _option("Steps between two log lines; below 1, a share of all steps.", 20)
     logging_nan_inf_filter: bool = _option("Whether a loss that is not finite is left out of the logged mean.", False)
     eval_strategy: str = _option("When to evaluate on validation rows: no, steps or epoch.", "epoch")
@@ -322,11 +328,19 @@ class MultiTaskTrainingArguments(TrainingArguments):
     balancing_learning_rate: float = _option(
         "With loss_balancing uncertainty: learning rate of the log variances, which have no weight decay.", 0.01
     )
+    layer_decay: float | None = _option(
+        "Factor (0-1) from the learning rate of a layer of the encoder to that of the layer below: the highest has "
+        "--learning_rate, the embeddings have the lowest; unset, all have --learning_rate."
+    )
     freeze: list[str] = _option(
         "Parts that stay as they are: encoder; embeddings (a little faster, 4 percent with MiniLM on a CPU, and words "
-        "that training never saw stay beside those it saw); heads (with --init_from those that were there); "
-        "projection; or a task, for its head.",
+        "that training never saw stay beside those it saw); layers:K (the embeddings and the first K layers of the "
+        "encoder); heads (with --init_from those that were there); projection; or a task, for its head.",
         [],
+    )
+    stages: list[dict[str, Any]] | None = _option(
+        "Gradual unfreezing: a list of stages, each {epochs: N, freeze: [parts]}; what is frozen in a stage, besides "
+        "--freeze, is what it lists (heads are all heads). Unset, one stage."
     )
     max_head_drift: float | None = _option(
         "With --init_from: share of texts (0-1) on which a task that is not trained may answer otherwise than before; "
@@ -357,7 +371,14 @@ class MultiTaskTrainingArguments(TrainingArguments):
             )
         if self.max_head_drift is not None and not 0 <= self.max_head_drift <= 1:
             raise ValueError(f"max_head_drift is a share between 0 and 1, or unset; got {self.max_head_drift!r}.")
-        self.freeze = [part for word in self.freeze for part in word.split(",") if part]  # `encoder,heads` is two
+        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay is a factor above 0, at most 1, or unset; got {self.layer_decay!r}.")
+        self.freeze = read_parts("freeze", self.freeze)
+        if self.stages is not None:
+            self.stages = read_stages(self.stages)
+            self._check_stages()
+        if self.num_train_epochs is None:
+            self.num_train_epochs = float(sum(stage["epochs"] for stage in self.stages or ()) or DEFAULT_EPOCHS)
         if self.greater_is_better is None and self.metric_for_best_model is not None:
             self.greater_is_better = not self.metric_for_best_model.endswith(("loss", "mse"))
         if not torch.accelerator.is_available() and not is_torch_xla_available():
@@ -365,6 +386,31 @@ class MultiTaskTrainingArguments(TrainingArguments):
         if self.bf16 is None:
             self.bf16 = self._decide_bf16()
         super().__post_init__()
+
+    def _check_stages(self) -> None:
+        """Refuse what contradicts stages: each begins from the checkpoint at the end of the one before."""
+        epochs = sum(stage["epochs"] for stage in self.stages or ())
+        refused = {
+            f"num_train_epochs ({self.num_train_epochs}) is the sum of their epochs ({epochs}); leave it away.": (
+                self.num_train_epochs not in (None, epochs)
+            ),
+            "max_steps would end them elsewhere than at an epoch's end; leave it away.": self.max_steps > 0,
+            "early_stopping_patience would count evaluations across stages, and a stage that stands still is where the "
+            "next one begins; leave it away (the best checkpoint of all stages is kept).": (
+                self.early_stopping_patience is not None
+            ),
+            "save_strategy best may write no checkpoint at a stage's end; set epoch, steps or no.": (
+                self.save_strategy == "best"
+            ),
+            "save_only_model leaves out the optimizer's state, with which the next stage goes on; leave it away.": (
+                self.save_only_model
+            ),
+            f"lr_scheduler_type {self.lr_scheduler_type} is no function of the step, so that it cannot go on over the "
+            "stages; set linear, say.": (self.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy")),
+        }
+        for problem, is_so in refused.items():
+            if is_so:
+                raise ValueError(f"With stages, {problem}")
 
     def _decide_bf16(self) -> bool:
         """Whether to train in bf16, saying so in `notes`; an fp16 that was asked for stands."""
@@ -374,6 +420,43 @@ class MultiTaskTrainingArguments(TrainingArguments):
         switch = "--bf16 false switches it off" if has_bf16 else "--bf16 true asks for it all the same"
         self.notes.append(f"Mixed precision: bf16 is {'on' if has_bf16 else 'off'} ({hardware}); {switch}.")
         return has_bf16
+
+
+def read_parts(where: str, words: list[str]) -> list[str]:
+    """Parts to freeze, `encoder,heads` being two.
+
+    Raises:
+        ValueError: for `all`: then nothing is trained. (Whether a part exists is the model's to say.)
+    """
+    parts = [part for word in words for part in word.split(",") if part]
+    if "all" in parts:
+        raise ValueError(
+            f"{where}: all is for evaluation only, since nothing is left to train. Freeze less (encoder: the heads are "
+            "trained), or score a model without training it: evaluate_hf.py."
+        )
+    return parts
+
+
+def read_stages(stages: list[Any]) -> list[dict[str, Any]]:
+    """Return the entries of `stages` checked and complete: `{"epochs": N, "freeze": [parts]}`.
+
+    Raises:
+        ValueError: naming the stage, for no stage at all, an unknown field, a number of epochs that is not whole and at
+            least 1, or parts that are no list of words.
+    """
+    check_type("stages", stages, list[dict[str, Any]])
+    if not stages:
+        raise ValueError("stages is a list of {epochs: N, freeze: [parts]}, at least one, or unset; got [].")
+    checked = []
+    for number, stage in enumerate(stages, 1):
+        where = f"Stage {number} of {len(stages)}"
+        refuse_unknown_fields(where, stage, STAGE_FIELDS)
+        epochs, parts = stage.get("epochs"), stage.get("freeze") or []
+        if not fits(epochs, int) or epochs < 1:
+            raise ValueError(f"{where}: epochs must be a whole number of at least 1; got {epochs!r}.")
+        check_type(f"{where}: freeze", parts, list[str])
+        checked.append({"epochs": epochs, "freeze": read_parts(f"{where}: freeze", parts)})
+    return checked
 
 
 def find_bf16(use_cpu: bool) -> tuple[bool, str]:
@@ -555,7 +638,7 @@ def read_recipe(path: str) -> dict[str, Any]:
         if key not in ARGUMENT_FIELDS:
             raise ValueError(f"{path}: there is no argument {key!r}.{nearest_name(key, ARGUMENT_FIELDS)}")
         if key in MAPPING_ARGUMENTS:
-            check_type(f"{path}: {key}", recipe[key], dict | None)
+            check_type(f"{path}: {key}", recipe[key], (list if key in LIST_ARGUMENTS else dict) | None)
     return recipe
 
 
@@ -679,7 +762,7 @@ def apply_override(arguments: dict[str, Any], path: list[str], value: Any) -> No
             raise ValueError(f"{flag}: {key} is {node!r} and has no field {path[depth + 1]!r}; set {key} as a whole.")
     node[path[-1]] = value
     if len(path) == 1:
-        check_type(flag, value, dict)
+        check_type(flag, value, list if path[0] in LIST_ARGUMENTS else dict)
 
 
 def cap_rows(tasks: dict[str, Any], overrides: list[tuple[list[str], Any]]) -> None:
@@ -693,6 +776,11 @@ def cap_rows(tasks: dict[str, Any], overrides: list[tuple[list[str], Any]]) -> N
             if path[:3] == ["tasks", name, "max_rows"]:
                 capped |= rows_by_split(value) if len(path) == 3 else {path[3]: value}
         entry["max_rows"] = capped
+
+
+def one_epoch_each(stages: list[Any] | None) -> list[Any] | None:
+    """The stages of a recipe with one epoch each; what is no mapping is refused when they are read."""
+    return stages and [{**stage, "epochs": 1} if isinstance(stage, dict) else stage for stage in stages]
 
 
 def parse_arguments(
@@ -749,7 +837,10 @@ def _parse(
         apply_override(mappings, path, value)
     if given.nano:
         cap_rows(mappings["tasks"] or {}, overrides)
-        recipe_words += ["--num_train_epochs=1", "--max_steps=-1"]
+        recipe_words += ["--max_steps=-1"]
+        if not any(path[0] == "stages" for path, _ in overrides):
+            mappings["stages"] = one_epoch_each(mappings["stages"])
+            recipe_words += [f"--num_train_epochs={len(mappings['stages'] or [None])}"]
     parser.set_defaults(**mappings)
     model_args, data_args, training_args, _ = parser.parse_args_into_dataclasses(
         [*recipe_words, *words], look_for_args_file=False
@@ -763,5 +854,8 @@ def _parse(
         )
     if given.nano:
         rows = ", ".join(f"{rows} {split}" for split, rows in NANO_ROWS.items())
-        data_args.notes.append(f"nano: at most {rows} rows a task and 1 epoch, unless the command line says otherwise.")
+        epochs = "1 epoch a stage" if training_args.stages else "1 epoch"
+        data_args.notes.append(
+            f"nano: at most {rows} rows a task and {epochs}, unless the command line says otherwise."
+        )
     return model_args, data_args, training_args

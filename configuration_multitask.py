@@ -50,8 +50,10 @@ LOSS_FIELDS = {
 LONGEST_TASK_NAME = 60
 """Characters: 240 bytes at most, so that `confusion_<task>.png` fits into the 255 of a file name."""
 
-MODEL_PARTS = ("encoder", "embeddings", "heads", "projection")
+MODEL_PARTS = ("encoder", "embeddings", "heads", "projection", "all")
 """Parts of a model that are frozen by name; so is every task, whose name stands for its head."""
+LOWER_LAYERS = "layers"
+"""`layers:K` is a part, too: the embedding layer and the first K layers of the encoder."""
 
 RESERVED_TASK_NAMES = frozenset({"mean", "train", "eval", "test", "sentence_embedding"})
 # nn.ModuleDict refuses a key that is already one of its attributes; this file imports no torch, so they are named here.

@@ -40,7 +40,7 @@ EXAMPLE_TEXTS = ("Maria Jensen joined Nordwind Systems in Oslo last Monday.", "W
 """Texts that a card shows answers to, where the recipe has no `sample_texts`."""
 HYPERPARAMETERS = """num_train_epochs max_steps learning_rate head_learning_rate lr_scheduler_type warmup_steps
 weight_decay optim max_grad_norm per_device_train_batch_size gradient_accumulation_steps early_stopping_patience
-loss_balancing freeze seed data_seed""".split()
+loss_balancing layer_decay freeze stages seed data_seed""".split()
 """Arguments of training that a card lists, unless they are unset (None, or -1 steps)."""
 METRIC_IDS = {
     "f1": "f1",

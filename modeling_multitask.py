@@ -29,6 +29,7 @@ try:  # in a saved folder; transformers finds these lines and copies the files a
     from .configuration_multitask import (
         FEATURE_EXTRACTION,
         LABEL_PADDING,
+        LOWER_LAYERS,
         MODEL_PARTS,
         MULTI_LABEL,
         POOLINGS,
@@ -50,6 +51,7 @@ except ImportError:  # as flat modules
     from configuration_multitask import (
         FEATURE_EXTRACTION,
         LABEL_PADDING,
+        LOWER_LAYERS,
         MODEL_PARTS,
         MULTI_LABEL,
         POOLINGS,
@@ -541,18 +543,39 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
             losses = self.log_variances[name](losses)
         return losses * self.loss_factors.get(name, 1.0)
 
+    @property
+    def encoder_layers(self) -> list[nn.Module]:
+        """The encoder's layers, the lowest first; none where they are no list (ALBERT's share their weights)."""
+        count = getattr(self.config.encoder_config, "num_hidden_layers", None)
+        lists = (module for module in self.encoder.modules() if isinstance(module, nn.ModuleList))
+        return list(next((layers for layers in lists if len(layers) == count), ()))
+
+    def encoder_depths(self) -> dict[str, int]:
+        """Every parameter of the encoder by name -> how far up it is.
+
+        1 to n is its layer; 0 is what lies below the layers, or is shared by all of them (tables of relative
+        positions); n + 1 is a norm behind the last one (ModernBERT's `final_norm`).
+        """
+        layers = self.encoder_layers
+        depths = {id(parameter): depth for depth, layer in enumerate(layers, 1) for parameter in layer.parameters()}
+        return {
+            name: depths.get(id(parameter), len(layers) + 1 if "final" in name else 0)
+            for name, parameter in self.encoder.named_parameters(prefix="encoder")
+        }
+
     def freeze(self, parts: str | Iterable[str]) -> None:
         """Train parts of the model no more: they keep their bits, and stay in evaluation mode while the rest trains.
 
         Args:
             parts: One or several of: `encoder`; `embeddings`, the encoder's embedding layer, but for vectors of cases,
                 which are new and go on learning (half of MiniLM's parameters are word vectors, most of whose gradient
-                is zero in any step); `heads`, those that there are now; `projection`, if there is one; a task's name,
-                for its head.
+                is zero in any step); `layers:K`, the embedding layer (likewise) and the first K layers of the encoder,
+                with what its layers share, so that no gradient is computed below layer K + 1; `heads`, those that
+                there are now; `projection`, if there is one; a task's name, for its head; `all`, for evaluation only.
 
         Raises:
-            ValueError: for an unknown part, with the known ones, or a part's name that a task has, too; nothing is
-                frozen then.
+            ValueError: for an unknown part, with the known ones, a part's name that a task has, too, or a K that is not
+                1 to the number of layers; nothing is frozen then.
         """
         parts = [parts] if isinstance(parts, str) else list(parts)
         for parameter in [parameter for part in parts for parameter in self._parameters_of(part)]:
@@ -561,24 +584,46 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
 
     def _parameters_of(self, part: str) -> list[nn.Parameter]:
         """The parameters that `freeze` knows by a name."""
-        named = dict(zip(MODEL_PARTS, (self.encoder, self.embedding_layer, self.heads, self.projection), strict=True))
-        named |= dict(self.heads.items())
+        if part.startswith(f"{LOWER_LAYERS}:"):
+            return self._lower_layers(part)
+        modules = (self.encoder, self.embedding_layer, self.heads, self.projection, self)
+        named = dict(zip(MODEL_PARTS, modules, strict=True)) | dict(self.heads.items())
         if part not in named:
-            known = ", ".join(named)
+            known = [*named, f"{LOWER_LAYERS}:K"]
             raise ValueError(
-                f"There is no part {part!r} to freeze; this model's parts are: {known}.{nearest_name(part, named)}"
+                f"There is no part {part!r} to freeze; this model's parts are: {', '.join(known)}."
+                f"{nearest_name(part, known)}"
             )
         if part in MODEL_PARTS and part in self.heads:
             raise ValueError(
                 f"{part!r} is a part of this model and one of its tasks: rename the task (rename_task) first."
             )
-        tokens = self.get_input_embeddings()
-        learning = tokens.case.weight if part == "embeddings" and isinstance(tokens, CasedEmbedding) else None
+        learning = self._case_vectors() if part == "embeddings" else None
         return [parameter for parameter in named[part].parameters() if parameter is not learning]
+
+    def _lower_layers(self, part: str) -> list[nn.Parameter]:
+        """The parameters of `layers:K`."""
+        count, number = len(self.encoder_layers), part.partition(":")[2]
+        if not count:
+            raise ValueError(f"{part!r} needs an encoder with a list of layers; this one has none. Freeze encoder.")
+        if not number.isdecimal() or not 1 <= int(number) <= count:
+            raise ValueError(
+                f"{LOWER_LAYERS}:K freezes the embedding layer and the first K layers; this encoder has {count}, so K "
+                f"is 1 to {count}. Got {part!r}."
+            )
+        depths, learning = self.encoder_depths(), self._case_vectors()
+        named = self.encoder.named_parameters(prefix="encoder")
+        return [p for name, p in named if depths[name] <= int(number) and p is not learning]
+
+    def _case_vectors(self) -> Tensor | None:
+        """The vectors of cases, if the embedding has them: they start at zero, so that freezing them is losing them."""
+        tokens = self.get_input_embeddings()
+        return tokens.case.weight if isinstance(tokens, CasedEmbedding) else None
 
     def _rest_frozen_modules(self) -> None:
         """Put modules whose every parameter is frozen into evaluation mode: their dropout is off."""
-        for module in (self.encoder, self.embedding_layer, self.projection, *self.heads.values()):
+        parts = (self.encoder, self.embedding_layer, *self.encoder_layers, self.projection, *self.heads.values())
+        for module in parts:
             parameters = list(module.parameters())
             if parameters and not any(parameter.requires_grad for parameter in parameters):
                 module.eval()

@@ -1,7 +1,7 @@
 """How much each task's loss weighs while a run goes on, beside the static weight of its recipe.
 
 `none` is the plain sum with the static weights, tuned by hand or by `search_hf.py`; the default. `uncertainty` learns a
-log variance a task: parameters of the model (`modeling_multitask.LogVariance`), which get their learning rate here.
+log variance a task: parameters of the model (`modeling_multitask.LogVariance`), at a rate of their own (`parameter_groups`).
 `dwa` is the callback below. Either way the loss of a batch stays the sum over its items and their tasks of
 weight * loss / items, so that ranks and accumulation change nothing; evaluation reports plain losses, which can be
 compared between runs. `MultiTaskTrainer` uses both; which is worth what is for an experiment to say.
@@ -11,12 +11,11 @@ compared between runs. `MultiTaskTrainer` uses both; which is worth what is for 
 """
 
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import torch
 from accelerate.utils import reduce
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
@@ -113,11 +112,3 @@ class DynamicWeightAveraging(TrainerCallback, ExportableState):
     ) -> None:
         """Leave the model with the plain sum."""
         model.loss_factors = {}
-
-
-def give_own_rate(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter], learning_rate: float) -> None:
-    """Move parameters of an optimizer into a group of their own, with its own rate and without weight decay."""
-    moved = {id(parameter): parameter for parameter in parameters}
-    for group in optimizer.param_groups:
-        group["params"] = [parameter for parameter in group["params"] if id(parameter) not in moved]
-    optimizer.add_param_group({"params": list(moved.values()), "lr": learning_rate, "weight_decay": 0.0})

@@ -84,7 +84,8 @@ def print_plan(run: PreparedRun) -> None:
         )
     for note in [*run.data_args.notes, *start, *run.args.notes, *run.features.notes]:
         print(f"- {note}")
-    print(run.sampling.plan(run.args.per_device_train_batch_size), end="\n\n", flush=True)
+    print(run.sampling.plan(run.args.per_device_train_batch_size))
+    print("", *run.trained, sep="\n", end="\n\n", flush=True)
 
 
 def write_run_facts(run: PreparedRun) -> None:

@@ -10,6 +10,8 @@ nothing; how far training moves the answers of the tasks that it leaves alone is
 from collections.abc import Iterable
 from typing import Any
 
+from torch import nn
+
 from arguments_multitask import ARGUMENT_FIELDS, ModelArguments
 from configuration_multitask import TOKEN_CLASSIFICATION, MultiTaskConfig
 from modeling_multitask import MultiTaskModel
@@ -78,13 +80,24 @@ def refuse_other_task(name: str, old: dict[str, Any], new: dict[str, Any], folde
             )
 
 
-def refuse_frozen(name: str, spec: dict[str, Any], model: MultiTaskModel) -> None:
-    """Raise ValueError if nothing that a task depends on is trained."""
+def parts_of_task(name: str, spec: dict[str, Any], model: MultiTaskModel) -> dict[str, nn.Module]:
+    """What a task depends on, by name."""
     parts = {"encoder": model.encoder}
     parts |= {} if spec["kind"] == TOKEN_CLASSIFICATION else {"projection": model.projection}
-    parts |= {"its head": model.heads[name]} if name in model.heads else {}
-    if not any(parameter.requires_grad for part in parts.values() for parameter in part.parameters()):
+    return parts | ({"its head": model.heads[name]} if name in model.heads else {})
+
+
+def is_trained(name: str, spec: dict[str, Any], model: MultiTaskModel) -> bool:
+    """Whether anything that a task depends on is trainable."""
+    parts = parts_of_task(name, spec, model).values()
+    return any(parameter.requires_grad for part in parts for parameter in part.parameters())
+
+
+def refuse_frozen(name: str, spec: dict[str, Any], model: MultiTaskModel) -> None:
+    """Raise ValueError if nothing that a task depends on is trained."""
+    if not is_trained(name, spec, model):
+        parts = ", ".join(parts_of_task(name, spec, model))
         raise ValueError(
-            f"Task {name!r} has nothing to train: all that it depends on ({', '.join(parts)}) is frozen. Freeze less, "
+            f"Task {name!r} has nothing to train: all that it depends on ({parts}) is frozen. Freeze less, "
             "or take it out of the recipe; evaluate_hf.py scores a model without training it."
         )

@@ -1,7 +1,7 @@
 """The thin `Trainer` subclass and its callbacks: what the stock Trainer cannot know about several tasks.
 
-`MultiTaskTrainer` adds each task's loss and share to the log, the mean over tasks to the evaluation, and a learning
-rate of their own for the heads. Nothing needs it: the stock `Trainer` trains the same model on the same data, and
+`MultiTaskTrainer` adds each task's loss and share to the log, the mean over tasks to the evaluation, and learning rates
+by part. Nothing needs it: the stock `Trainer` trains the same model on the same data, and
 `SamplingGuard` works there too. It imports no model.
 
     trainer = MultiTaskTrainer(model=model, args=args, data_collator=collator, train_dataset=sampling_dataset,
@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import (
     EarlyStoppingCallback,
     Trainer,
@@ -25,15 +26,18 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.trainer import OPTIMIZER_NAME
 from transformers.trainer_jit_checkpoint import JITCheckpointCallback
+from transformers.trainer_optimizer import is_optimizer_factory
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 from transformers.training_args import ParallelMode
 
 from hub_folder import copy_published
 from model_card import write_card
 from non_finite_guard import NonFiniteGuard
+from parameter_groups import carried_over, groups_of_run, trained_names
 from run_checkpoints import INCOMPLETE_MARKER, SigtermCheckpoint, marked_incomplete
-from task_balancing import DynamicWeightAveraging, give_own_rate
+from task_balancing import DynamicWeightAveraging
 from task_metrics import mean_score
 from task_sampler import TaskSamplingDataset
 
@@ -121,7 +125,7 @@ class TaskEarlyStopping(EarlyStoppingCallback):
 
 
 class MultiTaskTrainer(Trainer):
-    """The stock Trainer, with every task's loss in the log, the mean over tasks in the evaluation, and a head rate.
+    """The stock Trainer, with every task's loss in the log, the mean over tasks in the evaluation, and rates by part.
 
     It stops, on every rank, before a loss or gradient that is not finite changes a weight (`NonFiniteGuard`).
 
@@ -272,36 +276,26 @@ class MultiTaskTrainer(Trainer):
                 self.create_model_card()
         super()._push_from_checkpoint(checkpoint_folder)
 
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """The optimizer; learned weights of losses have a rate of their own in it."""
-        is_new = self.optimizer is None
-        optimizer = super().create_optimizer(model)
-        variances = list(self.accelerator.unwrap_model(self.model).log_variances.parameters())
-        if is_new and variances:
-            give_own_rate(optimizer, variances, getattr(self.args, "balancing_learning_rate", self.args.learning_rate))
-        return optimizer
-
     @staticmethod
     def get_optimizer_cls_and_kwargs(args: TrainingArguments, model: nn.Module | None = None) -> tuple[Any, Any]:
-        """The stock optimizer; with `head_learning_rate` set, over groups of our own."""
+        """The stock optimizer over groups of our own (`parameter_groups`), unless it is one that makes its groups."""
         optimizer_class, options = Trainer.get_optimizer_cls_and_kwargs(args, model)
-        if model is not None and getattr(args, "head_learning_rate", None) is not None:
-            options["params"] = parameter_groups(model, args.learning_rate, args.head_learning_rate, args.weight_decay)
+        makes_groups = is_optimizer_factory(optimizer_class) or options.keys() & {"params", "model", "optimizer_dict"}
+        if model is not None and not makes_groups:
+            options["params"] = groups_of_run(model, args)
         return optimizer_class, options
 
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Load both, also where other parameters are trained than when the checkpoint was written.
 
-def parameter_groups(
-    model: nn.Module, learning_rate: float, head_learning_rate: float, weight_decay: float
-) -> list[dict[str, Any]]:
-    """Optimizer groups by part (pretrained, new) and decay (matrices; no biases, norms or other vectors).
-
-    Returns:
-        `[{"params", "lr", "weight_decay"}]`, empty groups left out.
-    """
-    groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            is_new = not name.removeprefix("module.").startswith("encoder.") or name.endswith(".case.weight")
-            rate = head_learning_rate if is_new else learning_rate
-            groups[rate, weight_decay if parameter.dim() > 1 else 0.0].append(parameter)
-    return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
+        What was trained then keeps its state (Adam's moments), what was not begins anew; the schedule goes on.
+        """
+        file = Path(checkpoint or "") / OPTIMIZER_NAME
+        if not file.is_file():
+            return super()._load_optimizer_and_scheduler(checkpoint)
+        now = self.optimizer.state_dict()
+        if trained_names(torch.load(file, mmap=True, weights_only=True)) in ([], trained_names(now)):
+            return super()._load_optimizer_and_scheduler(checkpoint)
+        saved = torch.load(file, map_location="cpu", weights_only=True)
+        self.optimizer.load_state_dict(carried_over(saved, now))
+        self.lr_scheduler: Any = LambdaLR(self.optimizer, self.lr_scheduler.lr_lambdas, self.state.global_step - 1)

@@ -34,6 +34,7 @@ from task_metrics import MultiTaskMetrics, preprocess_logits_for_metrics
 from task_sampler import TaskSamplingDataset, check_sampling
 from trained_start import extend_trained, refuse_frozen
 from trainer_multitask import MultiTaskTrainer, SamplingGuard, TaskEarlyStopping
+from training_stages import TrainingStages, describe_training, train_in_stages
 
 
 def build_model(
@@ -124,7 +125,7 @@ def build_sampling(
         strategy=data.sampling_strategy,
         seed=args.data_seed if args.data_seed is not None else args.seed,
         rows_per_step=args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
-        num_epochs=max(1, round(args.num_train_epochs)),
+        num_epochs=max(1, round(args.num_train_epochs or 1)),
         grouping=data.grouping,
         temperature=data.sampling_temperature,
         cap=data.sampling_cap,
@@ -183,6 +184,8 @@ class PreparedRun:
         guard (SamplingGuard): What keeps Trainer to that order.
         recipe (dict): What decides where the run ends; each checkpoint holds it.
         resume (Path): The checkpoint to go on from, if any.
+        stages (TrainingStages): The stages, if it has any.
+        trained (list): Which parameters are trained at which rate, for print.
     """
 
     model_args: ModelArguments
@@ -198,6 +201,8 @@ class PreparedRun:
     guard: SamplingGuard
     recipe: dict[str, Any]
     resume: Path | None
+    stages: TrainingStages | None
+    trained: list[str]
 
 
 def prepare_run(model_args: ModelArguments, data_args: DataArguments, args: MultiTaskTrainingArguments) -> PreparedRun:
@@ -227,6 +232,8 @@ def prepare_run(model_args: ModelArguments, data_args: DataArguments, args: Mult
     recipe = describe_recipe((model_args, data_args, args), model, sampling)
     if resume is not None:
         check_recipe(resume, recipe, args.resume_changed_recipe)
+    stages = TrainingStages(model, args.stages, sampling.steps_per_epoch) if args.stages else None
+    trained = describe_training(model, args, stages, {name: task.spec for name, task in loaded.items()})
     return PreparedRun(
         model_args,
         data_args,
@@ -241,6 +248,8 @@ def prepare_run(model_args: ModelArguments, data_args: DataArguments, args: Mult
         guard,
         recipe,
         resume,
+        stages,
+        trained,
     )
 
 
@@ -262,5 +271,6 @@ def build_trainer(run: PreparedRun) -> MultiTaskTrainer:
 
 
 def train_model(run: PreparedRun, trainer: MultiTaskTrainer) -> TrainOutput:
-    """Train, from the start or from the checkpoint of the run."""
-    return trainer.train(run.resume and str(run.resume))
+    """Train, in stages if there are any, from the start or from the checkpoint of the run."""
+    checkpoint = str(run.resume) if run.resume else None
+    return trainer.train(checkpoint) if run.stages is None else train_in_stages(trainer, run.stages, checkpoint)

@@ -76,12 +76,15 @@ LIBRARY: dict[str, set[str]] = {
     "graph_export": {"configuration_multitask", "graph_model", "modeling_multitask"},
     "graph_model": {"configuration_multitask", "modeling_multitask", "pipeline_multitask"},
     "non_finite_guard": {"task_sampler"},
+    "parameter_groups": set(),
     "run_checkpoints": set(),
+    "training_stages": {"parameter_groups", "trained_start"},
     "trainer_multitask": {
         "arguments_multitask",
         "hub_folder",
         "model_card",
         "non_finite_guard",
+        "parameter_groups",
         "run_checkpoints",
         "task_balancing",
         "task_metrics",
@@ -103,6 +106,7 @@ LIBRARY: dict[str, set[str]] = {
         "task_sampler",
         "trained_start",
         "trainer_multitask",
+        "training_stages",
     },
 }
 """Module -> the modules of ours it may import. A new module needs a row; a new arrow needs a reason."""

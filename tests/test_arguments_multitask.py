@@ -334,3 +334,68 @@ def test_no_argument_has_two_homes() -> None:
     homes = (ModelArguments, DataArguments, MultiTaskTrainingArguments)
     names = [one.name for home in homes for one in dataclasses.fields(home) if one.init]
     assert len(names) == len(set(names)) == len(arguments_multitask.ARGUMENT_FIELDS)
+
+
+# Stages, rates and what is frozen
+
+
+STAGES = "stages: [{epochs: 1, freeze: [encoder]}, {epochs: 2, freeze: ['layers:3,topic', ner]}, {epochs: 1}]"
+
+
+def test_stages_are_read_complete_and_give_the_number_of_epochs(recipe: Any) -> None:
+    expected = [(1, ["encoder"]), (2, ["layers:3", "topic", "ner"]), (1, [])]
+    for lines in (STAGES, f"{STAGES}\nnum_train_epochs: 4"):
+        _, _, training = parse_arguments([recipe(lines)])
+        assert training.stages == [{"epochs": epochs, "freeze": parts} for epochs, parts in expected]
+        assert training.num_train_epochs == 4
+    assert parse_arguments([recipe()])[2].num_train_epochs == 3 and parse_arguments([recipe()])[2].stages is None
+
+
+def test_the_command_line_gives_stages_as_a_whole_and_freeze_takes_a_part_with_a_colon(recipe: Any) -> None:
+    words = ["--stages", "[{epochs: 2, freeze: [layers:1]}, {epochs: 3}]", "--freeze", "layers:2,topic"]
+    _, _, training = parse_arguments([recipe(STAGES), *words])
+    assert [stage["epochs"] for stage in training.stages] == [2, 3] and training.num_train_epochs == 5
+    assert training.stages[0]["freeze"] == ["layers:1"] and training.freeze == ["layers:2", "topic"]
+    assert parse_arguments([recipe("freeze: [layers:1]")])[2].freeze == ["layers:1"]
+
+
+def test_nano_trains_one_epoch_a_stage_unless_the_command_line_gives_the_stages(recipe: Any) -> None:
+    _, data, training = parse_arguments([recipe(f"{STAGES}\nnum_train_epochs: 4"), "--nano"])
+    assert [stage["epochs"] for stage in training.stages] == [1, 1, 1] and training.num_train_epochs == 3
+    assert "1 epoch a stage" in data.notes[-1]
+    given = ["--stages", "[{epochs: 2}]"]
+    assert parse_arguments([recipe(STAGES), "--nano", *given])[2].num_train_epochs == 2
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ("stages: []", "stages is a list of {epochs: N, freeze: [parts]}, at least one"),
+        ("stages: {epochs: 1}", "recipe.yaml: stages must be list | None; got {'epochs': 1}"),
+        ("stages: [1]", "stages must be list[dict[str, Any]]; got [1]"),
+        (
+            "stages: [{epochs: 1}, {epoch: 1}]",
+            "Stage 2 of 2 has no field 'epoch'; its fields are epochs, freeze. Did you",
+        ),
+        ("stages: [{freeze: [encoder]}]", "Stage 1 of 1: epochs must be a whole number of at least 1; got None"),
+        ("stages: [{epochs: 1}, {epochs: 1.5}]", "Stage 2 of 2: epochs must be a whole number of at least 1; got 1.5"),
+        ("stages: [{epochs: 0}]", "Stage 1 of 1: epochs must be a whole number of at least 1; got 0"),
+        ("stages: [{epochs: true}]", "Stage 1 of 1: epochs must be a whole number of at least 1; got True"),
+        ("stages: [{epochs: 1, freeze: encoder}]", "Stage 1 of 1: freeze must be list[str]; got 'encoder'"),
+        ("stages: [{epochs: 1, freeze: [all]}]", "Stage 1 of 1: freeze: all is for evaluation only"),
+        (f"{STAGES}\nnum_train_epochs: 3", "num_train_epochs (3.0) is the sum of their epochs (4); leave it away"),
+        (f"{STAGES}\nmax_steps: 7", "With stages, max_steps would end them elsewhere"),
+        (f"{STAGES}\nearly_stopping_patience: 2", "With stages, early_stopping_patience would count"),
+        (f"{STAGES}\nsave_strategy: best", "With stages, save_strategy best may write no checkpoint"),
+        (f"{STAGES}\nsave_only_model: true", "With stages, save_only_model leaves out"),
+        (f"{STAGES}\nlr_scheduler_type: reduce_lr_on_plateau", "With stages, lr_scheduler_type"),
+        ("freeze: [topic, all]", "freeze: all is for evaluation only, since nothing is left to train. Freeze less"),
+        ("layer_decay: 0", "layer_decay is a factor above 0, at most 1, or unset; got 0.0"),
+        ("layer_decay: 1.1", "layer_decay is a factor above 0, at most 1, or unset; got 1.1"),
+    ],
+)
+def test_stages_rates_and_parts_that_contradict_are_refused_in_one_line(
+    recipe: Any, capsys: pytest.CaptureFixture[str], lines: str, said: str
+) -> None:
+    error = refusal(capsys, [recipe(lines)])
+    assert said in error and error.count("\n") == 1

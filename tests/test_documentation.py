@@ -65,6 +65,7 @@ def test_every_make_target_of_the_readme_exists() -> None:
         "export_hf.py",
         "publish_hf.py",
         "example_data.py",
+        "benchmarks/freezing.py",
         "benchmarks/recipe_results.py",
         "benchmarks/inference_speed.py",
         "benchmarks/large_data.py",

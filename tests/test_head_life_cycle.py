@@ -254,6 +254,8 @@ PREFIXES = {
     "heads": ("heads.",),
     "projection": ("projection.",),
     "topic": ("heads.topic.",),
+    "layers:1": ("encoder.embeddings.", "encoder.encoder.layer.0."),
+    "layers:2": ("encoder.",),  # it has two
 }
 
 
@@ -309,7 +311,7 @@ def test_vectors_of_cases_learn_on_frozen_embeddings_but_not_in_a_frozen_encoder
 
 def test_an_unknown_part_is_refused_with_the_list_and_freezes_nothing():
     model = new_model()
-    parts = ", ".join([*MODEL_PARTS, *model.heads])
+    parts = ", ".join([*MODEL_PARTS, *model.heads, "layers:K"])
     with pytest.raises(ValueError, match=f"no part 'topik'.*parts are: {parts}. Did you mean 'topic'"):
         model.freeze(["encoder", "topik"])
     with pytest.raises(ValueError, match="no part 'similarity'"):

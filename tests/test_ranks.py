@@ -191,6 +191,31 @@ def test_two_ranks_have_equal_weights_and_those_of_one_process(
     assert moved > 1e-2, "the premise: training moves the weights by far more than 1e-5"
 
 
+STAGES = "[{epochs: 1, freeze: [encoder]}, {epochs: 1, freeze: [layers:1]}, {epochs: 2}]"
+"""Two borders, at each of which something thaws."""
+
+
+@pytest.mark.parametrize(("batch", "accumulation", "bf16"), [(4, 1, False), (2, 2, True)])
+@pytest.mark.slow
+def test_ranks_stay_equal_over_the_borders_of_stages(
+    recipe: Path, tmp_path: Path, batch: int, accumulation: int, bf16: bool
+) -> None:
+    """Each epoch's hashes are of the ranks' own weights, before any is saved or read; in float32 as one process."""
+    options = ["--stages", STAGES, "--load_best_model_at_end", "false", "--bf16", str(bf16).lower()]
+    batches = ["--per_device_train_batch_size", batch, "--gradient_accumulation_steps", accumulation]
+    reports = on_ranks("epochs", tmp_path / "two", recipe, *options, *batches)
+    first, second = (report["epochs"] for report in reports)
+    assert [epoch["step"] for epoch in first] == [15, 30, 45, 60]
+    assert [epoch["sha256"] for epoch in first] == [epoch["sha256"] for epoch in second]
+    assert not any(name.startswith("encoder.") for name in first[0]["moved"])
+    in_second = {name.rpartition(".layer.")[2][0] for name in first[1]["moved"] if name.startswith("encoder.")}
+    assert in_second == {"1"}, "the second layer of two"
+    assert any(name.startswith("encoder.embeddings.") for name in first[2]["moved"])
+    if not bf16:
+        train_hf.main([str(recipe), *options, "--output_dir", str(tmp_path / "one")])
+        assert largest_difference(tmp_path / "one" / LAST, tmp_path / "two" / LAST) < 1e-5
+
+
 @pytest.mark.slow
 def test_a_task_that_one_rank_never_meets_stalls_nothing(tmp_path: Path) -> None:
     """Rank 0 has no row of `topic` in 60 steps, rank 1 nothing else: no head is without a gradient anywhere."""

@@ -133,6 +133,24 @@ def test_a_run_that_is_killed_three_times_ends_with_the_weights_of_the_unbroken_
     assert run.weights("killed") == run.weights("unbroken")
 
 
+STAGES = ["--stages", "[{epochs: 1, freeze: [encoder]}, {epochs: 1, freeze: [embeddings]}]", "--num_train_epochs", "2"]
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_run_that_is_killed_in_each_of_its_stages_ends_with_the_weights_of_the_unbroken_one(run_of, ranks):
+    """In the first stage, in the first step of the second, behind the checkpoint at its border, and later in it."""
+    run = run_of(ranks)
+    done = run("staged", *STAGES)
+    assert done.returncode == 0, done.stderr
+    for number, (step, newest) in enumerate([(7, 5), (13, 12), (17, 15)]):
+        killed = run("killed_stages", *STAGES, *(["resume"] if number else []), event=f"kill {step}")
+        assert killed.returncode != 0 and "SIGKILL" in killed.stderr or killed.returncode == -9, killed.stderr
+        assert run.checkpoints("killed_stages")[0] == f"checkpoint-{newest}"
+    done = run("killed_stages", *STAGES, "resume")
+    assert done.returncode == 0, done.stderr
+    assert run.weights("killed_stages") == run.weights("staged") != run.weights("unbroken")
+
+
 @pytest.mark.parametrize("file", ["model.safetensors", "optimizer.pt"])
 def test_a_disk_that_fills_while_saving_leaves_the_checkpoint_before_to_go_on_from(run_of, file):
     """Even if only one checkpoint is kept: the older one goes when the newer one is complete."""

@@ -21,7 +21,7 @@ from task_data import load_tasks
 from task_features import build_features
 from task_metrics import MultiTaskMetrics, preprocess_logits_for_metrics, primary_metric
 from task_sampler import TaskSamplingDataset
-from trainer_multitask import MultiTaskTrainer, SamplingGuard, TaskEarlyStopping, parameter_groups
+from trainer_multitask import MultiTaskTrainer, SamplingGuard, TaskEarlyStopping
 
 WEIGHTS = {"ner": 0.5, "rating": 0.1, "similarity": 2.0, "topic": 1.0}
 """Loss weights of the tasks that most tests train: one of each way to be labelled, and each weight another."""
@@ -446,36 +446,7 @@ def test_the_guard_sets_the_epoch_that_the_state_is_in(tmp_path, state_epoch, ep
     assert sampling.epoch == epoch
 
 
-# Optimizer groups
-
-
-def group_names(model, groups):
-    """The names of the parameters of every group."""
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    return [[names[id(parameter)] for parameter in group["params"]] for group in groups]
-
-
-def test_every_trainable_parameter_is_in_exactly_one_group_with_its_parts_rate():
-    """Also where a task is called `encoder`: its head is a head."""
-    tasks = {"encoder": TINY_TASKS["topic"], "encoder_tags": TINY_TASKS["ner"]}
-    model = new_model(tasks, projection_dim=16)
-    model.encoder.embeddings.word_embeddings.weight.requires_grad = False
-    groups = parameter_groups(model, 1e-5, 1e-3, 0.01)
-    names = group_names(model, groups)
-    trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    assert sorted(name for group in names for name in group) == sorted(trainable)
-    kinds = [(group["lr"], group["weight_decay"]) for group in groups]
-    assert sorted(kinds) == [(1e-5, 0.0), (1e-5, 0.01), (1e-3, 0.0), (1e-3, 0.01)]
-    for group, members in zip(groups, names, strict=True):
-        for name, parameter in zip(members, group["params"], strict=True):
-            assert group["lr"] == (1e-5 if name.startswith("encoder.") else 1e-3), name
-            assert group["weight_decay"] == (0.01 if parameter.dim() > 1 else 0.0), name
-
-
-def test_empty_groups_are_left_out():
-    model = new_model(FOUR_TASKS)
-    model.encoder.requires_grad_(False)
-    assert [group["lr"] for group in parameter_groups(model, 1e-5, 1e-3, 0.0)] == [1e-3]
+# Rates
 
 
 def test_head_learning_rate_moves_only_the_heads_where_the_encoders_rate_is_zero(tmp_path):

@@ -2,7 +2,7 @@
 
     accelerate launch --config_file CONFIG tests/train_on_ranks.py WHAT FOLDER [ARGUMENTS]
 
-runs one of the functions `command` (with arguments of train_hf), `sided` and `evaluation`, and writes
+runs one of the functions `command` and `epochs` (with arguments of train_hf), `sided` and `evaluation`, and writes
 `FOLDER/rank_<rank>.json`. A test may call them too, for one process.
 """
 
@@ -11,12 +11,15 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+import torch
+import transformers
 from test_trainer_multitask import FOUR_TASKS, arguments, data_of, new_model, new_trainer
 from tiny_models import TINY_TASKS
 from torch.nn.parallel import DistributedDataParallel
+from transformers import TrainerCallback
 
 import train_hf
 from arguments_multitask import MultiTaskTrainingArguments
@@ -51,6 +54,27 @@ def facts(trainer: MultiTaskTrainer) -> dict[str, Any]:
 def command(folder: Path, *argv: str) -> dict[str, Any]:
     """`train_hf.py` itself."""
     return facts(train_hf.main([*argv, "--output_dir", str(folder)]))
+
+
+class EpochNotes(TrainerCallback):
+    """At the end of each epoch, before anything is saved or read: a hash of the weights, and which have moved."""
+
+    before: ClassVar[dict[str, torch.Tensor]] = {}
+    epochs: ClassVar[list[dict[str, Any]]] = []
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        if not self.before:
+            self.before.update({name: value.detach().clone() for name, value in model.named_parameters()})
+
+    def on_epoch_end(self, args, state, control, model=None, **kwargs):
+        moved = [name for name, value in model.named_parameters() if not torch.equal(value, self.before[name])]
+        self.epochs.append({"sha256": digest(model), "moved": moved, "step": state.global_step})
+
+
+def epochs(folder: Path, *argv: str) -> dict[str, Any]:
+    """`train_hf.py` itself, and what each epoch ended with."""
+    transformers.trainer.DEFAULT_CALLBACKS.append(EpochNotes)
+    return command(folder, *argv) | {"epochs": EpochNotes.epochs}
 
 
 class SidedOrder(TaskSamplingDataset):
@@ -97,7 +121,7 @@ def evaluation(folder: Path) -> dict[str, Any]:
 
 def main(what: str, folder: str, *argv: str) -> None:
     """Run one of the functions and write this rank's report."""
-    report = {"command": command, "sided": sided, "evaluation": evaluation}[what](Path(folder), *argv)
+    report = {"command": command, "epochs": epochs, "sided": sided, "evaluation": evaluation}[what](Path(folder), *argv)
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     report |= {"rank": rank, "world_size": world_size}
     (Path(folder) / f"rank_{rank}.json").write_text(json.dumps(report))
