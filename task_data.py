@@ -116,6 +116,12 @@ def load_tasks(
                 f"Task {name!r}: training needs a train split; the source has {', '.join(task.source['source_rows'])}. "
                 "Write `splits: {train: ...}`."
             )
+    if "train" in splits and not any("train" in task.splits for task in loaded.values()):
+        names = ", ".join(map(repr, loaded))
+        raise ValueError(
+            f"Training needs a task with train rows; no task has any: {names}. Write `splits: {{train: ...}}`, or "
+            "score a model without training it: evaluate_hf.py."
+        )
     return loaded
 
 

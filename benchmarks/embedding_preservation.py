@@ -7,7 +7,8 @@ The recipe has feature-extraction tasks (which keep the embedding) and tasks tha
 say what became of it). The latter are scored before training, then the recipe is trained, for each seed, once for each
 weight of the former; 0 is training without them, on the same rows in the same order. Every training is `python
 train_hf.py` in a process of its own, to the last epoch (not the best one, so that all are equally long), and finished
-ones are not run again. What follows `--` goes to `train_hf.py`. Results go to `benchmarks/results/embedding_preservation.json`.
+ones are not run again. What follows `--` goes to `train_hf.py`. Results go to
+`benchmarks/results/embedding_preservation.json`.
 """
 
 import argparse
