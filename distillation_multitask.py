@@ -172,8 +172,8 @@ def open_teacher(task: str, spec: dict[str, Any], source: str, offline: bool = F
     """
     with explain_loading(f"The teacher {source!r} of task {task!r}"):
         kind = MultiTaskConfig.get_config_dict(source, local_files_only=offline)[0].get("model_type")
-    teacher = open_ours(task, spec, source, offline) if kind == MultiTaskConfig.model_type else None
-    teacher = teacher or open_classifier(task, spec, source, offline)
+    open_kind = open_ours if kind == MultiTaskConfig.model_type else open_classifier
+    teacher = open_kind(task, spec, source, offline)
     teacher.model.eval()
     check_vocabulary(source, teacher.tokenizer, teacher.model.get_input_embeddings())
     if spec["kind"] == TOKEN_CLASSIFICATION and not teacher.tokenizer.is_fast:
