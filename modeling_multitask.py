@@ -342,8 +342,6 @@ def taught_losses(
     if spec["kind"] == TOKEN_CLASSIFICATION:
         known &= labels != LABEL_PADDING
     taught = known.flatten(1).any(1) if known.dim() > 1 else known
-    if not taught.any():
-        return losses
     if spec["kind"] == TOKEN_CLASSIFICATION:
         of_tokens = logits.new_zeros(labels.shape)
         of_tokens[known] = teacher_losses(spec, logits[known], teacher[known]).to(of_tokens.dtype)
