@@ -27,6 +27,7 @@ from transformers.integrations import is_tensorboard_available
 from transformers.utils import is_torch_bf16_gpu_available, is_torch_xla_available
 
 from configuration_multitask import (
+    FEATURE_EXTRACTION,
     HEAD_ACTIVATIONS,
     HEADS,
     LOSS_FIELDS,
@@ -34,6 +35,7 @@ from configuration_multitask import (
     PROBLEM_TYPES,
     SPEC_FIELDS,
     TASK_KINDS,
+    TEACHER_LOSS_FIELDS,
     MultiTaskConfig,
     check_choice,
     check_number,
@@ -135,7 +137,12 @@ class TaskArguments:
     loss: dict[str, Any] | None = _option(
         "Options of the loss: weight (factor, default: 1.0), class_weights, label_smoothing (0-1), r_drop (weight of "
         "the divergence between two passes with other dropout: better with few rows, twice the work); for "
-        "similarity name and scale."
+        "similarity name and scale; with distill_from label_share ([first, last] weight of the labels, 0-1, default: "
+        "[0, 1], the teacher's being what is left) and distillation_temperature (default: 1.0)."
+    )
+    distill_from: str | None = _option(
+        "Teacher that the task learns from beside its labels (a folder or Hub id): a model of ours with this task, or "
+        "any classifier of transformers with the same label names."
     )
 
 
@@ -558,6 +565,14 @@ def _check_head(name: str, task: TaskArguments) -> None:
         given = [key for key in HEAD_FIELDS if getattr(task, key) is not None]
         refuse_unknown_fields(f"Task {name!r} ({task.kind})", given, SPEC_FIELDS[task.kind])
     refuse_unknown_fields(f"Task {name!r}: loss", task.loss or {}, loss_fields)
+    if task.distill_from is not None and task.kind == FEATURE_EXTRACTION:
+        raise ValueError(f"Task {name!r}: feature-extraction learns from a teacher already; remove distill_from.")
+    needless = sorted(TEACHER_LOSS_FIELDS & (task.loss or {}).keys()) if task.distill_from is None else []
+    if needless:
+        raise ValueError(
+            f"Task {name!r}: loss.{needless[0]} says how it learns from a teacher; name one "
+            "(distill_from), or remove it."
+        )
 
 
 def rows_by_split(max_rows: int | dict[str, int] | None) -> dict[str, int]:

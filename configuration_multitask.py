@@ -42,11 +42,17 @@ SPEC_FIELDS = {
     FEATURE_EXTRACTION: frozenset({"kind", "pooling"}),
 }
 LOSS_FIELDS = {
-    TEXT_CLASSIFICATION: frozenset({"weight", "class_weights", "label_smoothing", "r_drop"}),
-    TOKEN_CLASSIFICATION: frozenset({"weight", "class_weights", "label_smoothing", "r_drop"}),
-    SENTENCE_SIMILARITY: frozenset({"weight", "name", "scale"}),
+    TEXT_CLASSIFICATION: frozenset(
+        {"weight", "class_weights", "label_smoothing", "r_drop", "label_share", "distillation_temperature"}
+    ),
+    TOKEN_CLASSIFICATION: frozenset(
+        {"weight", "class_weights", "label_smoothing", "r_drop", "label_share", "distillation_temperature"}
+    ),
+    SENTENCE_SIMILARITY: frozenset({"weight", "name", "scale", "label_share"}),
     FEATURE_EXTRACTION: frozenset({"weight"}),
 }
+TEACHER_LOSS_FIELDS = frozenset({"label_share", "distillation_temperature"})
+"""Options of the loss that say how a task learns from a teacher (`distill_from` in a recipe)."""
 LONGEST_TASK_NAME = 60
 """Characters: 240 bytes at most, so that `confusion_<task>.png` fits into the 255 of a file name."""
 
@@ -170,6 +176,20 @@ def check_loss(name: str, spec: dict[str, Any], labels: list[str]) -> dict[str, 
             )
         for weight in weights:
             check_number(name, "loss.class_weights", weight, 0.0)
+    if "label_share" in loss:
+        shares = loss["label_share"]
+        if not isinstance(shares, list | tuple) or len(shares) != 2:
+            raise ValueError(
+                f"Task {name!r}: loss.label_share is the weight of the labels beside a teacher at the first and the "
+                f"last step, two numbers: [0, 1] goes from teacher to labels, [0.5, 0.5] keeps halves; got {shares!r}."
+            )
+        for share in shares:
+            check_number(name, "loss.label_share", share, 0.0, 1.0)
+        loss["label_share"] = list(shares)
+    if "distillation_temperature" in loss:
+        check_number(name, "loss.distillation_temperature", loss["distillation_temperature"], 1e-3)
+        if spec.get("problem_type") == REGRESSION:
+            raise ValueError(f"Task {name!r}: distillation_temperature softens distributions over classes; remove it.")
     if "name" in loss:
         check_choice(name, "loss.name", loss["name"], SIMILARITY_LOSSES)
     if "scale" in loss:
@@ -239,9 +259,10 @@ class MultiTaskConfig(PretrainedConfig):
             `problem_type` and `text_pair` (text-classification only: the latter says that it reads two texts jointly),
             `pooling` (default: the model's), `head` (`linear` or `mlp`),
             `head_activation`, `dropout` (default: `head_dropout`), `temperature` (what the logits are divided by; see
-            `calibration`; default: 1) and `loss` (`weight`, `class_weights`,
-            `label_smoothing`, `r_drop`; `name` and `scale` for similarity). Kept sorted by name: `config.json` is
-            written sorted, and a head that changed places on reload would meet another head's optimizer state.
+            `calibration`; default: 1) and `loss` (`weight`, `class_weights`, `label_smoothing`, `r_drop`,
+            `label_share`, `distillation_temperature`; `name` and `scale` for similarity). Kept sorted by name:
+            `config.json` is written sorted, and a head that changed places on reload would meet another head's
+            optimizer state.
             Empty: a plain sentence encoder.
         task_name (str): The head that the one-head views and the stock pipelines answer with. Default: the first, by
             name, of the kind that is asked for.

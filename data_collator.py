@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,8 +38,9 @@ class MultiTaskDataCollator:
     """Pads a list of features into the batch of `MultiTaskModel.forward`.
 
     A feature is one item: `input_ids`, for jointly read pairs `token_type_ids`, for similarity `pair_input_ids` (the
-    second text), and `labels`, task -> label. An item may carry several labels, and a label may be None where it
-    carries another. Keys that are none of these (`length`, `row`) are left out.
+    second text), `labels`, task -> label, and where tasks have teachers `teacher_logits`, task -> a teacher's answer (a
+    number a class, such a list a token, or one number). An item may carry several labels, and a label may be None where
+    it carries another. Keys that are none of these (`length`, `row`) are left out.
 
     Args:
         tokenizer: Gives the padding token.
@@ -58,7 +60,8 @@ class MultiTaskDataCollator:
                     "topic": [1, -100]}}
 
     A similarity item adds its second text: `pair_input_ids` and `pair_attention_mask` (pairs, pair tokens), and
-    `pair_items` (pairs,), the item that each belongs to.
+    `pair_items` (pairs,), the item that each belongs to. `teacher_logits` become task -> (items, classes), (items,
+    tokens, classes) for tags, (items,) for numbers, float32, NaN where an item or a token has none.
 
     Raises:
         ValueError: for a batch without items, an item without any label while others have one, a label of a task that
@@ -84,7 +87,24 @@ class MultiTaskDataCollator:
             batch["pair_items"] = torch.tensor(pair_items)
         if any("labels" in feature for feature in features):
             batch["labels"] = self._labels(features, batch["input_ids"].shape[1])
+        answers = [{n: v for n, v in (f.get("teacher_logits") or {}).items() if v is not None} for f in features]
+        if any(answers):
+            tokens, names = batch["input_ids"].shape[1], sorted({name for item in answers for name in item})
+            batch["teacher_logits"] = {n: self._answers(n, [item.get(n) for item in answers], tokens) for n in names}
         return batch
+
+    def _answers(self, name: str, values: list[Any], tokens: int) -> Tensor:
+        """One task's answers of its teacher, a row an item, NaN where there is none."""
+        shape = np.shape(next(value for value in values if value is not None))
+        if self.tasks[name]["kind"] == TOKEN_CLASSIFICATION:
+            shape = (tokens, *shape[1:])
+        rows = np.full((len(values), *shape), np.nan, np.float32)
+        for row, value in enumerate(values):
+            if value is not None and shape:
+                rows[row, : len(value)] = value
+            elif value is not None:
+                rows[row] = value
+        return torch.from_numpy(rows)
 
     def _pad_text(self, rows: list[list[int]]) -> dict[str, Tensor]:
         ids = pad_rows(rows, self.tokenizer.pad_token_id, self.pad_to_multiple_of)

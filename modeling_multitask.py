@@ -82,6 +82,8 @@ AUTO_MAP = {
 CUSTOM_PIPELINES = {"multitask": {"impl": "pipeline_multitask.MultiTaskPipeline", "pt": ["AutoModel"], "type": "text"}}
 PUSH_OPTIONS = ("repo_id", "commit_message", "create_pr", "private", "token", "revision", "max_shard_size")
 COSENT_SCALE = 20.0
+LABEL_SHARE = (0.0, 1.0)
+"""Weight of the labels beside a teacher at the first and the last step."""
 CACHE_LINE = 64
 """Bytes; where PyTorch starts a tensor."""
 
@@ -204,6 +206,9 @@ class LogVariance(nn.Module):
 
 # Losses: logits and labels of the labelled items only -> one loss an item, so that the divisor is the model's business.
 
+ItemLoss = Callable[[dict[str, Any], Tensor, Tensor], Tensor]
+"""Specification, logits and labels of N items -> their losses (N,)."""
+
 
 def class_weight_tensor(spec: dict[str, Any], logits: Tensor) -> Tensor | None:
     """`loss.class_weights` as a tensor beside the logits, or None."""
@@ -244,12 +249,15 @@ def token_losses(spec: dict[str, Any], logits: Tensor, labels: Tensor) -> Tensor
     return losses.sum(1) / labelled.sum(1)
 
 
-def r_drop_losses(spec: dict[str, Any], first: Tensor, second: Tensor, labels: Tensor) -> Tensor:
+def r_drop_losses(
+    spec: dict[str, Any], first: Tensor, second: Tensor, labels: Tensor, item_loss: ItemLoss | None = None
+) -> Tensor:
     """R-Drop: two passes over an item, dropout differing, shall learn its label and agree.
 
     loss = (loss(first) + loss(second)) / 2 + r_drop * (KL(first || second) + KL(second || first)) / 2, the divergence
     of an item with tags being the mean over its labelled tokens. Half of equations 2 to 4 of Liang et al. 2021
     (https://arxiv.org/abs/2106.14448), so that an item weighs what it does with one pass: their alpha is 2 * r_drop.
+    With a teacher both passes learn from label and teacher (`item_loss`); the divergence keeps its weight.
 
     Shapes: logits (N, classes) or (N, T, classes), labels (N,) or (N, T) -> (N,).
     """
@@ -258,8 +266,8 @@ def r_drop_losses(spec: dict[str, Any], first: Tensor, second: Tensor, labels: T
     if divergences.dim() == 2:
         labelled = labels != LABEL_PADDING
         divergences = divergences.masked_fill(~labelled, 0.0).sum(1) / labelled.sum(1)
-    of_label = losses_of(spec)
-    likelihood = (of_label(spec, first, labels) + of_label(spec, second, labels)) / 2
+    item_loss = item_loss or losses_of(spec)
+    likelihood = (item_loss(spec, first, labels) + item_loss(spec, second, labels)) / 2
     return likelihood + spec["loss"]["r_drop"] * divergences
 
 
@@ -290,7 +298,7 @@ def embedding_losses(spec: dict[str, Any], embeddings: Tensor, labels: Tensor) -
     return 1.0 - F.cosine_similarity(embeddings, labels.to(embeddings.dtype), dim=-1)
 
 
-def losses_of(spec: dict[str, Any]) -> Callable[[dict[str, Any], Tensor, Tensor], Tensor]:
+def losses_of(spec: dict[str, Any]) -> ItemLoss:
     """The loss function of a task: by kind, and for text-classification by problem type."""
     if spec["kind"] == TEXT_CLASSIFICATION:
         return {MULTI_LABEL: multi_label_losses, REGRESSION: regression_losses}.get(
@@ -307,6 +315,63 @@ def has_label(labels: Tensor) -> Tensor:
     """Which items carry a label: not all `LABEL_PADDING` (integers) or NaN (floats). Shape (items, ...) -> (items,)."""
     present = ~labels.isnan() if labels.is_floating_point() else labels != LABEL_PADDING
     return present.flatten(1).any(1) if present.dim() > 1 else present
+
+
+def teacher_losses(spec: dict[str, Any], logits: Tensor, teacher: Tensor) -> Tensor:
+    """How far a task's answers are from its teacher's: T^2 times the cross-entropy to the teacher's distribution.
+
+    Both distributions are softened by the temperature T = `loss.distillation_temperature` (Hinton et al. 2015, section
+    2, https://arxiv.org/abs/1503.02531). Class weights and label smoothing do not count here. A teacher's number
+    (regression, similarity) is learnt as a label is.
+
+    Shapes: logits and teacher (N, classes) -> (N,); numbers: logits (N, 1) or (N,), teacher (N,) -> (N,).
+    """
+    if spec["kind"] == SENTENCE_SIMILARITY or spec.get("problem_type") == REGRESSION:
+        return losses_of(spec)(spec, logits, teacher)
+    temperature = spec["loss"].get("distillation_temperature", 1.0)
+    logits, teacher = logits / temperature, teacher / temperature
+    if spec.get("problem_type") == MULTI_LABEL:
+        losses = F.binary_cross_entropy_with_logits(logits, teacher.sigmoid(), reduction="none").mean(1)
+    else:
+        losses = F.cross_entropy(logits, teacher.softmax(-1), reduction="none")
+    return temperature**2 * losses
+
+
+def taught_losses(
+    spec: dict[str, Any], logits: Tensor, labels: Tensor, teacher: Tensor, training_progress: float
+) -> Tensor:
+    """Labels and a teacher at once, the teacher giving way: share * loss of the label + (1 - share) * `teacher_losses`.
+
+    The share of the labels goes linearly from the first to the second number of `loss.label_share` (default: 0 to 1)
+    over training: teacher annealing, BAM! (Clark et al. 2019, section 3, https://arxiv.org/abs/1907.04829), their
+    lambda. An item that the teacher said nothing of learns from its label alone; of an item with tags, the teacher's
+    part is the mean over the labelled tokens that it knows.
+
+    Args:
+        spec (dict): The task.
+        logits (Tensor): As for the loss of the labels.
+        labels (Tensor): Likewise.
+        teacher (Tensor): The teacher's logits, NaN where it has none. Shape (N, classes), (N, T, classes) for tags,
+            (N,) for numbers.
+        training_progress (float): Which part of training is over, 0 to 1.
+
+    Returns:
+        Tensor of shape (N,).
+    """
+    losses = losses_of(spec)(spec, logits, labels)
+    known = ~(teacher.isnan().any(-1) if teacher.dim() > 1 else teacher.isnan())
+    if spec["kind"] == TOKEN_CLASSIFICATION:
+        known &= labels != LABEL_PADDING
+    taught = known.flatten(1).any(1) if known.dim() > 1 else known
+    if spec["kind"] == TOKEN_CLASSIFICATION:
+        of_tokens = logits.new_zeros(labels.shape)
+        of_tokens[known] = teacher_losses(spec, logits[known], teacher[known]).to(of_tokens.dtype)
+        of_teacher = of_tokens[taught].sum(1) / known[taught].sum(1)
+    else:
+        of_teacher = teacher_losses(spec, logits[taught], teacher[taught])
+    first, last = spec["loss"].get("label_share", LABEL_SHARE)
+    share = first + (last - first) * training_progress
+    return losses.index_put((taught,), share * losses[taught] + (1 - share) * of_teacher)
 
 
 @dataclass
@@ -367,6 +432,7 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
         self.learn_loss_weights(config.learned_loss_weights)
         self.loss_factors: dict[str, float] = {}
         self.encoder_inputs = frozenset(inspect.signature(self.encoder.forward).parameters)
+        self.training_progress = 0.0  # 0 to 1, set before each step; only a teacher's weight depends on it
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -802,7 +868,12 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
         return logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
 
     def multi_task_loss(
-        self, logits: dict[str, Tensor], labels: dict[str, Tensor], items: int, second: dict[str, Tensor]
+        self,
+        logits: dict[str, Tensor],
+        labels: dict[str, Tensor],
+        items: int,
+        second: dict[str, Tensor],
+        teachers: dict[str, Tensor],
     ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor], Tensor]:
         """The batch's loss, each task's own, the number of its items, and each item's part.
 
@@ -815,6 +886,7 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
             labels (dict): Task -> labels, one row an item.
             items (int): How many items there are.
             second (dict): Task with `r_drop` -> logits of its labelled items under other dropout; see `r_drop_losses`.
+            teachers (dict): Task with a teacher -> the teacher's logits, one row an item; see `taught_losses`.
 
         Returns:
             The loss; task -> mean loss over the task's items (unweighted, detached); task -> number of its items; each
@@ -829,10 +901,16 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
             if not rows.any():
                 continue
             # rows are selected before the loss: a NaN times a zero mask is a NaN
+            item_loss = losses_of(spec)
+            if name in teachers:
+                item_loss = functools.partial(
+                    taught_losses, teacher=teachers[name][rows], training_progress=self.training_progress
+                )
+            first = logits[name][rows].float()
             if name in second:
-                losses = r_drop_losses(spec, logits[name][rows].float(), second[name].float(), task_labels[rows])
+                losses = r_drop_losses(spec, first, second[name].float(), task_labels[rows], item_loss)
             else:
-                losses = losses_of(spec)(spec, logits[name][rows].float(), task_labels[rows])
+                losses = item_loss(spec, first, task_labels[rows])
             task_losses[name] = losses.mean().detach()
             task_items[name] = rows.sum()
             item_losses[rows] += spec["loss"]["weight"] * self.balanced(name, losses)
@@ -863,6 +941,7 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
         pair_items: Tensor | None = None,
         labels: dict[str, Tensor] | None = None,
         tasks: Sequence[str] | None = None,
+        teacher_logits: dict[str, Tensor] | None = None,
         **kwargs: Any,
     ) -> MultiTaskOutput:
         """One encoder pass over items and second texts, then the heads; see `MultiTaskModel.forward`."""
@@ -905,7 +984,9 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
                 if len(twins) and self.config.tasks[name]["loss"].get("r_drop"):
                     of_twins = self.head_logits(name, hidden, pooled, slice(-len(twins), None))
                     second[name] = self.cropped(name, of_twins, tokens)[has_label(rows)[twins]]
-            loss, task_losses, task_items, item_losses = self.multi_task_loss(logits, labels, items, second)
+            loss, task_losses, task_items, item_losses = self.multi_task_loss(
+                logits, labels, items, second, teacher_logits or {}
+            )
         logits = {name: self.calibrated(name, value) for name, value in logits.items()}
         return MultiTaskOutput(
             loss=loss,
@@ -992,6 +1073,7 @@ class MultiTaskModel(MultiTaskPreTrainedModel):
         pair_items: Tensor | None = None,
         labels: dict[str, Tensor] | None = None,
         tasks: Sequence[str] | None = None,
+        teacher_logits: dict[str, Tensor] | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
@@ -1011,6 +1093,8 @@ class MultiTaskModel(MultiTaskPreTrainedModel):
             labels (dict): Task -> labels, one row an item, `-100` or NaN where an item has none: (items,) classes,
                 numbers or similarities; (items, classes) multi-hot; (items, tokens) tags; (items, dim) embeddings.
             tasks (list): Which tasks to answer. Default: the labelled ones, else all.
+            teacher_logits (dict): Task -> a teacher's logits, of the shape of ours, NaN where it has none; the loss of
+                labelled items then is that of `taught_losses`.
             output_hidden_states (bool): Whether to return the encoder's layers.
             output_attentions (bool): Whether to return attentions (eager attention only).
             return_dict (bool): False for a tuple.
@@ -1030,6 +1114,7 @@ class MultiTaskModel(MultiTaskPreTrainedModel):
             pair_items,
             labels,
             tasks,
+            teacher_logits,
             **{name: value for name, value in requested.items() if value is not None},
         )
         return output.to_tuple() if return_dict is False else output

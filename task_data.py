@@ -22,7 +22,14 @@ from datasets import Dataset, Features, List, Value, concatenate_datasets
 from datasets.fingerprint import Hasher
 
 from arguments_multitask import SPLITS, TaskArguments, rows_by_split
-from configuration_multitask import LABEL_PADDING, SENTENCE_SIMILARITY, SINGLE_LABEL, TOKEN_CLASSIFICATION, has_entities
+from configuration_multitask import (
+    LABEL_PADDING,
+    SENTENCE_SIMILARITY,
+    SINGLE_LABEL,
+    TOKEN_CLASSIFICATION,
+    has_entities,
+    num_outputs,
+)
 from task_rows import LABEL_FEATURES, canonical_rows
 from task_schema import TaskSchema, infer_schema, target_of
 from task_sources import choose_splits, hub_or_local
@@ -80,7 +87,8 @@ def load_tasks(
         known_labels (dict): Task -> label names of a saved model; the data's labels are brought into their order by
             name. Tasks without an entry get their labels from recipe or data.
         splits (Sequence[str]): Which of train, validation and test to return. A split that a source does not have is
-            missing in the answer, but train must be there if it is asked for.
+            missing in the answer, but train must be there if it is asked for, except where the recipe says `splits:
+            {train: null}` of a task without a head (similarity, embeddings): it is scored, not trained.
 
     Returns:
         Task -> `LoadedTask`, in the order of `tasks`.
@@ -101,12 +109,25 @@ def load_tasks(
         cap_rows(task, rows_by_split(tasks[name].max_rows), seed)
         task.splits = {split: task.splits[split] for split in SPLITS if split in task.splits and split in splits}
         task.source["rows"] = {split: len(rows) for split, rows in task.splits.items()}
-        if "train" in splits and "train" not in task.splits:
+        if "train" in splits and "train" not in task.splits and is_scored_only(task, tasks[name]):
+            task.notes.append(f"Task {name!r}: no training rows are read (train: null), so it is scored, not trained.")
+        elif "train" in splits and "train" not in task.splits:
             raise ValueError(
                 f"Task {name!r}: training needs a train split; the source has {', '.join(task.source['source_rows'])}. "
                 "Write `splits: {train: ...}`."
             )
+    if "train" in splits and not any("train" in task.splits for task in loaded.values()):
+        names = ", ".join(map(repr, loaded))
+        raise ValueError(
+            f"Training needs a task with train rows; no task has any: {names}. Write `splits: {{train: ...}}`, or "
+            "score a model without training it: evaluate_hf.py."
+        )
     return loaded
+
+
+def is_scored_only(loaded: LoadedTask, task: TaskArguments) -> bool:
+    """Whether a task is scored without being trained: its recipe reads no train split, and it has no head to train."""
+    return task.splits.get("train", "") is None and num_outputs(loaded.spec) == 0
 
 
 def require_split(loaded: dict[str, LoadedTask], split: str) -> None:

@@ -92,10 +92,13 @@ class TaskSchema:
         return target_of(self.spec)
 
     def roles(self, features: Features) -> dict[str, str]:
-        """Role -> column of a split: `tokens`, or `text` (and `text_pair`); then `label` where there is one."""
+        """Role -> column of a split: `tokens`, or `text` (and `text_pair`); then `label` where there is one.
+
+        Embeddings are of the joined words where the recipe names `tokens`.
+        """
         kind = self.spec["kind"]
         found: dict[str, str] = {}
-        if kind == TOKEN_CLASSIFICATION:
+        if kind == TOKEN_CLASSIFICATION or (kind == FEATURE_EXTRACTION and "tokens" in self.columns):
             found["tokens"] = find_column(
                 self.task_name, "tokens", self.columns, features, TOKEN_COLUMNS, required=True
             )

@@ -24,6 +24,7 @@ from cased_vocabulary import cased_tokenizer
 from configuration_multitask import FEATURE_EXTRACTION
 from cpu_training import use_bfloat16_states, use_fast_dropout
 from data_collator import MultiTaskDataCollator
+from distillation_multitask import TeacherAnnealing, add_teachers
 from encoder_source import check_vocabulary, find_encoder
 from input_errors import explain_loading
 from modeling_multitask import MultiTaskModel
@@ -52,7 +53,8 @@ def build_model(
         model, tokenizer = extend_encoder(arguments, loaded, offline)
         model.freeze(freeze)
     for name, task in loaded.items():
-        refuse_frozen(name, task.spec, model)
+        if "train" in task.splits:
+            refuse_frozen(name, task.spec, model)
     return model, tokenizer
 
 
@@ -154,8 +156,9 @@ def describe_recipe(
     arguments: tuple[ModelArguments, DataArguments, MultiTaskTrainingArguments],
     model: MultiTaskModel,
     sampling: TaskSamplingDataset,
+    teachers: dict[str, str],
 ) -> dict[str, Any]:
-    """What decides where this run ends: its arguments, and the labels and the order of rows that they came to."""
+    """What decides where this run ends: its arguments, and the labels, order of rows and teachers they came to."""
     args = arguments[2]
     plan = sampling.plan(args.per_device_train_batch_size)
     facts = {
@@ -165,6 +168,7 @@ def describe_recipe(
         "num_epochs": plan.num_epochs,
         "order_of_first_epoch": plan.order_hash,
         "labels": {name: spec.get("labels") for name, spec in model.config.tasks.items()},
+        "teachers": teachers,
     }
     return describe_run(arguments, args.world_size, facts)
 
@@ -225,15 +229,27 @@ def prepare_run(model_args: ModelArguments, data_args: DataArguments, args: Mult
         features = build_features(
             loaded, tokenizer, model.max_length(tokenizer), embed=partial(model.encode, tokenizer=tokenizer)
         )
+        sources = {name: task.distill_from for name, task in data_args.tasks.items() if task.distill_from}
+        teachers = add_teachers(
+            features,
+            loaded,
+            sources,
+            tokenizer,
+            model.max_length(tokenizer),
+            data_args.offline,
+            args.device,
+            bool(args.bf16),
+        )
         kept_features = load_drift_data(kept, model, tokenizer, data_args, args.max_head_drift)
     sampling = build_sampling(features, data_args, args)
     guard = SamplingGuard(sampling)
     guard.check(args)
-    recipe = describe_recipe((model_args, data_args, args), model, sampling)
+    recipe = describe_recipe((model_args, data_args, args), model, sampling, teachers)
     if resume is not None:
         check_recipe(resume, recipe, args.resume_changed_recipe)
     stages = TrainingStages(model, args.stages, sampling.steps_per_epoch) if args.stages else None
-    trained = describe_training(model, args, stages, {name: task.spec for name, task in loaded.items()})
+    specs = {name: task.spec for name, task in loaded.items() if "train" in task.splits}
+    trained = describe_training(model, args, stages, specs)
     return PreparedRun(
         model_args,
         data_args,
@@ -266,7 +282,7 @@ def build_trainer(run: PreparedRun) -> MultiTaskTrainer:
         eval_dataset=run.features.validation,
         compute_metrics=MultiTaskMetrics(run.model.config.tasks),
         preprocess_logits_for_metrics=preprocess_logits_for_metrics,
-        callbacks=[run.guard, *([TaskEarlyStopping(patience)] if patience else [])],
+        callbacks=[run.guard, TeacherAnnealing(), *([TaskEarlyStopping(patience)] if patience else [])],
     )
 
 

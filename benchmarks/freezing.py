@@ -23,7 +23,7 @@ import transformers.trainer
 from recipe_results import ROOT, hardware, without_paths
 from transformers import TrainerCallback
 
-import train_hf
+from training_run import build_trainer, prepare_run
 from arguments_multitask import parse_arguments
 from task_report import evaluate_tasks
 
@@ -73,9 +73,9 @@ def measure(variant: str, words: list[str]) -> dict[str, Any]:
     transformers.trainer.DEFAULT_CALLBACKS.append(TrainableNumbers)
     folder = Path(words[words.index("--output_dir") + 1])
     if variant == "all":
-        run = train_hf.prepare_run(*parse_arguments(words))
+        run = prepare_run(*parse_arguments(words))
         run.model.freeze("all")
-        results = evaluate_tasks(train_hf.build_trainer(run), run.features.test, str(folder), "test")
+        results = evaluate_tasks(build_trainer(run), run.features.test, str(folder), "test")
         TrainableNumbers.counts.append(0)
     else:
         train_hf.main(words)

@@ -78,6 +78,36 @@ def test_a_task_without_embeddings_is_taught_by_the_given_teacher(tokenizer: Pre
         build_features(load(tasks), tokenizer, 64)
 
 
+def test_the_embedding_of_joined_words_is_learnt_by_the_item_that_carries_their_tags(tokenizer) -> None:
+    """Named by their column, words are a text to keep the embedding of; read like the tags' rows, they are one item."""
+    entities = {"dataset": "builtin:entities", "columns": {"tokens": "tokens", "label": "ner_tags"}}
+    keep = {"dataset": "builtin:entities", "kind": "feature-extraction", "columns": {"tokens": "tokens"}}
+    loaded = load({"ner": entities, "keep": keep})
+    words = {row["row"]: row["tokens"] for row in loaded["keep"].splits["train"]}
+    features = build_features(
+        loaded, tokenizer, 64, embed=lambda texts: np.array([[len(t)] for t in texts], np.float32)
+    )
+    assert list(features.train) == ["keep+ner"]
+    for item in features.train["keep+ner"]:
+        assert item["labels"]["keep"] == [len(" ".join(words[item["row"]]))]
+        assert len(item["labels"]["ner"]) == len(item["input_ids"])
+
+
+def test_a_task_without_head_and_train_rows_is_scored_and_not_trained(tokenizer) -> None:
+    """The plan says so; a task with a head, or one whose source only happens to lack the split, is refused."""
+    columns = {"text": "sentence1", "text_pair": "sentence2", "label": "score"}
+    sts = {"dataset": "builtin:similarity", "columns": columns, "splits": {"train": None, "validation": None}}
+    loaded = load({"topic": {"dataset": "builtin:topic"}, "sts": sts})
+    features = build_features(loaded, tokenizer, 64)
+    assert (set(features.train), set(features.validation)) == ({"topic"}, {"topic"})
+    assert set(features.test) == {"sts", "topic"}
+    assert "Task 'sts': no training rows are read (train: null), so it is scored, not trained." in features.notes
+    with pytest.raises(ValueError, match="'topic': training needs a train split"):
+        load({"topic": {"dataset": "builtin:topic", "splits": {"train": None}}, "sts": sts})
+    with pytest.raises(ValueError, match="no task has any.*'sts'"):
+        load({"sts": sts})
+
+
 def test_texts_over_the_limit_are_counted_in_the_notes(tokenizer: PreTrainedTokenizerFast) -> None:
     """Nothing is cut unsaid."""
     loaded = load({"topic": {"dataset": "builtin:topic"}})

@@ -1,0 +1,89 @@
+"""What training for other tasks does to the plain sentence embedding, with its preservation and without.
+
+    python benchmarks/embedding_preservation.py --data_root DATA
+    python benchmarks/embedding_preservation.py --data_root DATA --weights 0 20 50 --seeds 1 2 -- --max_steps 200
+
+The recipe has feature-extraction tasks (which keep the embedding) and tasks that are scored and never trained (which
+say what became of it). The latter are scored before training, then the recipe is trained, for each seed, once for each
+weight of the former; 0 is training without them, on the same rows in the same order. Every training is `python
+train_hf.py` in a process of its own, to the last epoch (not the best one, so that all are equally long), and finished
+ones are not run again. What follows `--` goes to `train_hf.py`. Results go to
+`benchmarks/results/embedding_preservation.json`.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from recipe_results import ROOT, hardware, without_paths  # first: it puts the sources on the path
+
+from arguments_multitask import parse_arguments
+from configuration_multitask import FEATURE_EXTRACTION
+from task_metrics import primary_metric
+from task_report import evaluate_tasks
+from training_run import build_trainer, prepare_run
+
+
+def scores_of(tasks: dict[str, dict[str, Any]], results: dict[str, Any], prefix: str) -> dict[str, float]:
+    """Task -> its primary metric, for those that a result file has."""
+    keys = {name: f"{prefix}_{name}_{primary_metric(spec)}" for name, spec in tasks.items()}
+    return {name: results[key] for name, key in keys.items() if key in results}
+
+
+def score_before(words: list[str], folder: Path) -> tuple[dict[str, float], list[str]]:
+    """The scores of the tasks that are not trained, before training; and the names of those that keep the embedding."""
+    run = prepare_run(*parse_arguments([*words, "--output_dir", str(folder), "--overwrite_output"]))
+    datasets = {name: rows for name, rows in run.features.test.items() if "train" not in run.loaded[name].splits}
+    tasks = run.model.config.tasks
+    results = evaluate_tasks(build_trainer(run), datasets, str(folder), "test")
+    keeping = [name for name, spec in tasks.items() if spec["kind"] == FEATURE_EXTRACTION]
+    return scores_of({name: tasks[name] for name in datasets}, results, "test"), keeping
+
+
+def train(words: list[str], folder: Path) -> dict[str, Any]:
+    """Run the command; its test scores, seconds and command."""
+    command = ["train_hf.py", *words, "--output_dir", str(folder), "--overwrite_output"]
+    subprocess.run([sys.executable, *command], cwd=ROOT, check=True)
+    results = json.loads((folder / "all_results.json").read_text())
+    tasks = json.loads((folder / "config.json").read_text())["tasks"]
+    return {
+        "command": " ".join(["python", *without_paths(command)]),
+        "train_seconds": round(results["train_runtime"], 1),
+        "scores": scores_of(tasks, results, "test"),
+    }
+
+
+def main() -> None:
+    """Parse, score, train, write after every run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", default="recipes/preserved_embedding.yaml")
+    parser.add_argument("--data_root", required=True)
+    parser.add_argument("--weights", type=float, nargs="+", default=[0.0, 50.0], help="Of the tasks that keep.")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1])
+    parser.add_argument("--work", default="outputs/embedding_preservation", help="Folder for the models.")
+    parser.add_argument("--output", default=str(ROOT / "benchmarks" / "results" / "embedding_preservation.json"))
+    cut = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    given, further = parser.parse_args(sys.argv[1:cut]), sys.argv[cut + 1 :]
+    work, output = Path(given.work).resolve(), Path(given.output)
+    words = [given.recipe, "--data_root", str(Path(given.data_root).resolve()), *further]
+    words += ["--load_best_model_at_end", "false"]
+    before, keeping = score_before(words, work / "before")
+    runs = json.loads(output.read_text())["runs"] if output.exists() else []
+    for seed in given.seeds:
+        for weight in given.weights:
+            if any(run["seed"] == seed and run["weight"] == weight and run["further"] == further for run in runs):
+                continue
+            weights = [word for name in keeping for word in (f"--tasks.{name}.loss.weight", str(weight))]
+            run = train([*words, *weights, "--seed", str(seed)], work / f"weight{weight:g}-seed{seed}")
+            runs.append({"seed": seed, "weight": weight, "further": further, **run})
+            report = {"recipe": given.recipe, "hardware": hardware(), "before": before, "runs": runs}
+            output.write_text(json.dumps(report, indent=2) + "\n")
+            after = {name: run["scores"][name] for name in before}
+            print(f"weight {weight:g}, seed {seed}: before {before}, after {after}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

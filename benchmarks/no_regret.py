@@ -1,0 +1,83 @@
+"""Train a recipe with its own single-task models as teachers ("no-regret mode"), beside single tasks and plain sum.
+
+    python benchmarks/no_regret.py recipes/six_tasks.yaml --data_root DATA --singles outputs/compare_six_tasks
+    python benchmarks/no_regret.py RECIPE --data_root DATA --singles DIR --seeds 1 2 -- --learning_rate 1e-4
+
+`--singles` is a folder of finished runs, `<task>-seed<S>` of each task alone and, as control, `together-seed<S>` of all
+tasks without teachers: what `compare_hf.py` leaves, or any runs of `train_hf.py` under those names. Tasks without such
+a folder have no teacher. For each seed `python train_hf.py RECIPE --seed S --tasks.<task>.distill_from ...` goes to
+`taught-seed<S>` beside them; a finished one is kept. What follows `--` goes to `train_hf.py`. The test scores of all
+go to `benchmarks/results/no_regret_<recipe>.json`; the runs' folders have all else.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from recipe_results import ROOT, hardware, without_paths  # first: it puts the sources on the path
+
+from arguments_multitask import parse_arguments
+from task_metrics import primary_metric
+
+RESULTS = "all_results.json"
+"""What a finished run leaves in its folder."""
+
+
+def scores_of(folder: Path) -> dict[str, float]:
+    """Task -> primary test metric of a finished run; empty where there is none."""
+    if not (folder / RESULTS).exists():
+        return {}
+    results = json.loads((folder / RESULTS).read_text())
+    tasks = json.loads((folder / "config.json").read_text())["tasks"]
+    keys = {name: f"test_{name}_{primary_metric(spec)}" for name, spec in tasks.items()}
+    return {name: results[key] for name, key in keys.items() if key in results}
+
+
+def run_seed(recipe: str, tasks: list[str], singles: Path, seed: int, further: list[str]) -> dict[str, Any]:
+    """Train with teachers, if that is not finished; the scores of single tasks, plain sum and this run."""
+    teachers = {name: singles / f"{name}-seed{seed}" for name in tasks}
+    teachers = {name: folder for name, folder in teachers.items() if (folder / RESULTS).exists()}
+    if not teachers:
+        raise SystemExit(f"{singles} must hold <task>-seed{seed} with {RESULTS} for some of {', '.join(tasks)}.")
+    folder = singles / f"taught-seed{seed}"
+    words = ["train_hf.py", recipe, "--seed", str(seed), *further, "--output_dir", str(folder)]
+    words += [word for name, path in teachers.items() for word in (f"--tasks.{name}.distill_from", str(path))]
+    if not (folder / RESULTS).exists():
+        subprocess.run([sys.executable, *words, "--overwrite_output"], cwd=ROOT, check=True)
+    shown = [word.replace(str(singles), "SINGLES") for word in without_paths(words)]
+    return {
+        "seed": seed,
+        "command": " ".join(["python", *shown]),
+        "single": {name: scores_of(path)[name] for name, path in teachers.items()},
+        "plain_sum": scores_of(singles / f"together-seed{seed}"),
+        "taught": scores_of(folder),
+    }
+
+
+def main() -> None:
+    """Parse, train each seed, write the file after each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe")
+    parser.add_argument("--data_root", required=True)
+    parser.add_argument("--singles", required=True, help="Folder of the finished runs.")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--output", help="Results file (default: benchmarks/results/no_regret_<recipe>.json).")
+    cut = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    given, further = parser.parse_args(sys.argv[1:cut]), sys.argv[cut + 1 :]
+    further = ["--data_root", str(Path(given.data_root).resolve()), *further]
+    singles = Path(given.singles).resolve()
+    output = Path(given.output or ROOT / "benchmarks" / "results" / f"no_regret_{Path(given.recipe).stem}.json")
+    tasks = list(parse_arguments([given.recipe, *further])[1].tasks)
+    runs = []
+    for seed in given.seeds:
+        runs.append(run_seed(given.recipe, tasks, singles, seed, further))
+        report = {"recipe": given.recipe, "hardware": hardware(), "runs": runs}
+        output.write_text(json.dumps(report, indent=2) + "\n")
+        print(json.dumps(runs[-1], indent=2), f"written to {output}", sep="\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()
