@@ -151,7 +151,9 @@ def main() -> None:
     given = parser.parse_args()
     output, guide = Path(given.output), Path(given.guide)
     settings = {"training rows a task": given.rows, "test rows a task": given.test_rows or "all", "epochs": EPOCHS}
-    report = json.loads(output.read_text()) if output.exists() else {"settings": settings, "runs": []}
+    report: dict[str, Any] = {"settings": settings, "runs": []}
+    if output.exists():
+        report = json.loads(output.read_text())
     if not given.table:
         if given.data_root is None or report["settings"] != settings:
             parser.error(f"--data_root is needed, and {output} is of {report['settings']}; name another --output.")
