@@ -135,8 +135,8 @@ def guide_with(text: str, report: dict[str, Any]) -> str:
 def main() -> None:
     """Run what the file does not hold, and write file and table after each run."""
     if sys.argv[1:2] == ["--one"]:
-        variant, report, *words = sys.argv[2:]
-        Path(report).write_text(json.dumps(measure(variant, words)))
+        variant, written, *words = sys.argv[2:]
+        Path(written).write_text(json.dumps(measure(variant, words)))
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_root", help="Folder of the data sets; needed to run anything.")
