@@ -135,8 +135,8 @@ def guide_with(text: str, report: dict[str, Any]) -> str:
 def main() -> None:
     """Run what the file does not hold, and write file and table after each run."""
     if sys.argv[1:2] == ["--one"]:
-        variant, report, *words = sys.argv[2:]
-        Path(report).write_text(json.dumps(measure(variant, words)))
+        variant, written, *words = sys.argv[2:]
+        Path(written).write_text(json.dumps(measure(variant, words)))
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_root", help="Folder of the data sets; needed to run anything.")
@@ -151,7 +151,9 @@ def main() -> None:
     given = parser.parse_args()
     output, guide = Path(given.output), Path(given.guide)
     settings = {"training rows a task": given.rows, "test rows a task": given.test_rows or "all", "epochs": EPOCHS}
-    report = json.loads(output.read_text()) if output.exists() else {"settings": settings, "runs": []}
+    report: dict[str, Any] = {"settings": settings, "runs": []}
+    if output.exists():
+        report = json.loads(output.read_text())
     if not given.table:
         if given.data_root is None or report["settings"] != settings:
             parser.error(f"--data_root is needed, and {output} is of {report['settings']}; name another --output.")
