@@ -16,8 +16,8 @@ the mean of cos(first batch of one, second batch of the other) both ways; the di
 one task. So no entry compares equal rows, and the diagonal says how much of a gradient is the task's and not the
 batch's: what two tasks could have at most.
 
-It needs memory for two gradients a task (MiniLM with frozen embeddings: 43 MB each). On several processes the first
-one measures, with the weights that all have, and the others wait for it at their next exchange.
+It needs memory for a gradient a task and two more (MiniLM with frozen embeddings: 43 MB each). On several processes the
+first one measures, with the weights that all have, and the others wait for it at their next exchange.
 """
 
 import json
@@ -107,12 +107,13 @@ class GradientCosines(TrainerCallback):
         model = self.trainer.model
         was_training = model.training
         model.eval()
-        first, second = (
-            torch.stack([self._direction(probes[half]) for probes in self.batches.values()]) for half in (0, 1)
-        )
+        firsts = [self._direction(probes[0]) for probes in self.batches.values()]
+        between = np.empty((len(firsts), len(firsts)))
+        for column, probes in enumerate(self.batches.values()):
+            second = self._direction(probes[1])
+            between[:, column] = [float(first @ second) for first in firsts]
         model.train(was_training)
-        between = (first @ second.T).double()
-        return ((between + between.T) / 2).cpu().numpy()
+        return (between + between.T) / 2
 
     def _direction(self, features: list[dict[str, Any]]) -> Tensor:
         """The gradient of a batch's loss over the encoder's trainable parameters, with norm 1. Shape (parameters,)."""

@@ -18,8 +18,9 @@ the same examples as in Koehn 2004, https://aclanthology.org/W04-3250):
   difference of *these* trained models; the chance of training is not in it: `by_seed` shows that.
 
 Metrics that are a ratio of sums over rows are resampled by those sums: entity F1 by each sentence's true positives,
-predicted and true entities (seqeval's own extraction), accuracy by right and all words or rows. Spearman's correlation
-is ranked anew in each resample. A score that nothing defines (nan: all answers equal) counts as 0, as in the mean score.
+predicted and true entities (seqeval's own extraction), accuracy by right and all words or rows. Spearman's
+correlation is ranked anew in each resample. A score that nothing defines (nan: all answers equal) counts as 0, as in
+the mean score.
 """
 
 from collections.abc import Callable, Sequence

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import train_hf as command
 from accelerate.utils import DistributedType
 from test_ranks import on_ranks
 from test_trainer_multitask import FOUR_TASKS, arguments, data_of, four_tasks_trainer, new_model, new_trainer
 from tiny_models import TINY_TASKS
 from torch import nn
 
+import train_hf as command
 from gradient_cosines import GradientCosines, as_lists, probe_features, read_log, write_cosines
 from task_plots import has_matplotlib
 from task_sampler import TaskSamplingDataset
