@@ -173,8 +173,8 @@ def compare(given: argparse.Namespace, words: list[str]) -> dict[str, Any]:
     budgets = {task: budget_of(task, first["sampling"], parsed[1]) for task in tasks}
     print_budget(budgets, left_out)
     singles = {task: [alone(given, words, parsed, task, budgets[task], seed) for seed in seeds] for task in tasks}
-    by_seed = [[runs[place] for runs in (shared, *singles.values())] for place in range(len(seeds))]
-    results = {run.name: finish(run, given) for runs in by_seed for run in runs}
+    by_seed = [runs[place] for place in range(len(seeds)) for runs in (shared, *singles.values())]
+    results = {shared[0].name: first} | {run.name: finish(run, given) for run in by_seed[1:]}
     cosines = mean_cosines([read_json(run.folder / COSINES_FILE) for run in shared])
 
     def answers(run: Run, task: str) -> Any:

@@ -143,6 +143,11 @@ def in_words(tasks: Mapping[str, Any]) -> str:
     return f"Training together {'; '.join(parts)}."
 
 
+def in_line(value: Any) -> str:
+    """A fact of the machine in words."""
+    return " and ".join(value) if isinstance(value, list) else str(value)
+
+
 def results_table(facts: Mapping[str, Any]) -> str:
     """A line a task, and the mean over them."""
     tasks = facts["tasks"]
@@ -236,7 +241,7 @@ def render(facts: Mapping[str, Any], pictures: str = "", level: int = 1) -> str:
         BOOTSTRAP.format(resamples=first["resamples"]),
         "\n".join(scorers),
         f"Verdict and advice:\n\n{RULES}",
-        "Machine: " + ", ".join(f"{name} {value}" for name, value in facts["hardware"].items()) + ".",
+        "Machine: " + ", ".join(f"{name} {in_line(value)}" for name, value in facts["hardware"].items()) + ".",
         f"{deep} Commands",
         f"All of it, from `{FILE_NAME}`: `{facts['command']}`. Its runs:",
         "```bash\n" + "\n".join(run["command"] for run in facts["runs"]) + "\n```",

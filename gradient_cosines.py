@@ -1,20 +1,21 @@
 """Do the tasks pull the shared encoder in the same direction? The cosines of their gradients, measured in training.
 
 Yu et al. 2020 (PCGrad, https://arxiv.org/abs/2001.06782, definition 1) call two tasks' gradients conflicting where
-their cosine is negative. Here it is measured only; training is as it would be without, bit by bit: nothing is drawn at
-random while it runs, dropout is off, and no parameter's `.grad` is touched.
+their cosine is negative. Here it is measured only; training is as it would be without, bit by bit: no generator that
+training draws from is touched, dropout is off, and no parameter's `.grad` is read or written.
 
     measured = GradientCosines(trainer, features.train, every=100)
     trainer.add_callback(measured)
     trainer.train()
     write_cosines(trainer.state.log_history, model.config.tasks, Path("outputs/run"))
 
-What is measured: each task has two batches of its own training rows, drawn once and then held fixed, so that a figure
-moves because the model does. After every `every` optimizer steps the gradient of each batch's loss (without dropout
-and R-Drop, in the precision of training) is taken over the encoder's trainable parameters. The entry of two tasks is
-the mean of cos(first batch of one, second batch of the other) both ways; the diagonal is cos(first, second batch) of
-one task. So no entry compares equal rows, and the diagonal says how much of a gradient is the task's and not the
-batch's: what two tasks could have at most.
+What is measured: after every `every` optimizer steps each task gets two batches of its own training rows (not the
+batch of the step, which may lack a task), drawn by seed and step, so that a resumed run draws the same. The gradient
+of each batch's loss (without dropout and R-Drop, in the precision of training) is taken over the encoder's trainable
+parameters. The entry of two tasks is the mean of cos(first batch of one, second batch of the other) both ways; the
+diagonal is cos(first, second batch) of one task. So no entry compares equal rows, and the diagonal says how much of a
+gradient is the task's and not the batch's: what two tasks could have at most. One measurement is noisy; the mean over
+training is what to read.
 
 It needs memory for a gradient a task and two more (MiniLM with frozen embeddings: 43 MB each). On several processes the
 first one measures, with the weights that all have, and the others wait for it at their next exchange.
@@ -35,15 +36,15 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from task_plots import plot_cosines
 
 PROBE_ROWS = 32
-"""Rows of each of a task's two batches; half of its rows where it has fewer than 64."""
+"""Rows of each of a task's two batches; half of its rows where it has fewer than twice as many."""
 KEY = "gradient_cosine/{}/{}"
 """Log key of two tasks, in the order of their names."""
 SECONDS = "gradient_cosines_seconds"
 """Log key of the time that a measurement took."""
 FILE_NAME = "gradient_cosines.json"
 MEASURED = (
-    "Cosines of the gradients of two tasks' losses over the encoder's trainable parameters, dropout off, on batches of "
-    "training rows that are held fixed; mean over training. Diagonal: a task with itself on other rows."
+    "Cosines of the gradients of two tasks' losses over the encoder's trainable parameters, dropout off, each on a "
+    "batch of training rows of its own; mean over training. Diagonal: a task with itself on other rows."
 )
 
 
@@ -52,7 +53,7 @@ class GradientCosines(TrainerCallback):
 
     Args:
         trainer (Trainer): Holds model, collator and log. Its model is a `MultiTaskModel`.
-        datasets (Mapping): Group of aligned tasks -> training features.
+        datasets (Mapping): Task, or aligned tasks as `a+b` -> training features.
         every (float): Optimizer steps between two measurements; below 1, a share of all steps.
 
     Raises:
@@ -62,16 +63,13 @@ class GradientCosines(TrainerCallback):
 
     def __init__(self, trainer: Trainer, datasets: Mapping[str, Any], every: float):
         self.trainer, self.every = trainer, every
-        self.batches = {
-            name: probes
-            for name in trainer.model.config.tasks
-            if (probes := probe_features(name, datasets, trainer.args.seed)) is not None
-        }
-        if len(self.batches) < 2 or not self.parameters:
+        groups = {name: rows for group, rows in datasets.items() for name in group.split("+")}
+        self.datasets = {name: groups[name] for name in trainer.model.config.tasks if name in groups}
+        if len(self.datasets) < 2 or not self.parameters:
             raise ValueError(
                 "gradient_cosines compares what several tasks want of an encoder that learns; here "
-                f"{len(self.batches)} tasks are trained, over {len(self.parameters)} trainable tensors in the encoder. "
-                "Leave it away."
+                f"{len(self.datasets)} tasks are trained, over {len(self.parameters)} trainable tensors in the encoder."
+                " Leave it away."
             )
         if trainer.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
             raise ValueError(
@@ -90,8 +88,8 @@ class GradientCosines(TrainerCallback):
         if state.global_step % int(steps) or not state.is_world_process_zero:
             return
         start = time.perf_counter()
-        cosines = self.measure()
-        names = list(self.batches)
+        cosines = self.measure(state.global_step)
+        names = list(self.datasets)
         logs = {
             KEY.format(one, other): float(cosines[i, j])
             for i, one in enumerate(names)
@@ -102,15 +100,20 @@ class GradientCosines(TrainerCallback):
         self.trainer.log(logs | {SECONDS: time.perf_counter() - start})
         control.should_log = is_due
 
-    def measure(self) -> np.ndarray:
-        """The matrix of cosines with the present weights, NaN for a gradient of zeros. Shape (tasks, tasks)."""
+    def measure(self, step: int) -> np.ndarray:
+        """The matrix of cosines with the present weights, NaN for a gradient of zeros. Shape (tasks, tasks).
+
+        Args:
+            step (int): Decides, with the seed of the run, which rows the batches hold.
+        """
         model = self.trainer.model
         was_training = model.training
         model.eval()
-        firsts = [self._direction(probes[0]) for probes in self.batches.values()]
+        batches = [probe_features(name, rows, (self.trainer.args.seed, step)) for name, rows in self.datasets.items()]
+        firsts = [self._direction(first) for first, _ in batches]
         between = np.empty((len(firsts), len(firsts)))
-        for column, probes in enumerate(self.batches.values()):
-            second = self._direction(probes[1])
+        for column, (_, batch) in enumerate(batches):
+            second = self._direction(batch)
             between[:, column] = [float(first @ second) for first in firsts]
         model.train(was_training)
         return (between + between.T) / 2
@@ -125,22 +128,23 @@ class GradientCosines(TrainerCallback):
         return flat / flat.norm()
 
 
-def probe_features(
-    name: str, datasets: Mapping[str, Any], seed: int
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]] | None:
-    """A task's two fixed batches: features with its label alone, no row in both; None for a task without rows."""
-    dataset = next((rows for group, rows in datasets.items() if name in group.split("+")), None)
-    if dataset is None:
-        return None
+def probe_features(name: str, dataset: Any, key: tuple[int, ...]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Two batches of a task: features with its label alone, no row in both, drawn by `key`.
+
+    Raises:
+        ValueError: if no row carries a label of the task.
+    """
     found: list[dict[str, Any]] = []
-    for row in np.random.default_rng([seed, *name.encode()]).permutation(len(dataset)).tolist():
+    for row in np.random.default_rng([*key, *name.encode()]).permutation(len(dataset)).tolist():
         feature = dataset[row]
         if feature["labels"].get(name) is not None:
             found.append({**feature, "labels": {name: feature["labels"][name]}})
         if len(found) == 2 * PROBE_ROWS:
             break
+    if not found:
+        raise ValueError(f"gradient_cosines needs training rows with a label of every task; {name!r} has none.")
     half = max(1, len(found) // 2)
-    return (found[:half], found[-half:]) if found else None
+    return found[:half], found[-half:]
 
 
 def read_log(log_history: list[dict[str, Any]], tasks: Collection[str]) -> dict[str, Any]:

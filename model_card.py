@@ -177,7 +177,10 @@ def build_card(folder: Path, name: str, answer: Answer | None) -> ModelCard:
         facts=facts,
         tasks=[describe_task(task, spec, facts) for task, spec in config["tasks"].items()],
         split=split,
-        results=result_rows(config["tasks"], split, scores, comparison),
+        results=[
+            row | single_task(comparison.get("tasks", {}).get(row["name"]))
+            for row in result_rows(config["tasks"], split, scores)
+        ],
         comparison=comparison,
         mean_score=scores.get(f"{split}_mean_score"),
         training=read_json(folder / "all_results.json"),
@@ -306,13 +309,8 @@ def own_scores(task: str, split: str, scores: Mapping[str, Any]) -> dict[str, fl
     return {name: value for name, value in found.items() if name not in UNSCORED and math.isfinite(value)}
 
 
-def result_rows(
-    tasks: dict[str, Any], split: str, scores: Mapping[str, Any], comparison: Mapping[str, Any]
-) -> list[dict[str, Any]]:
-    """A row of the table of results for every task that was scored: the primary metric, then the others.
-
-    With a comparison also what the task reaches alone, and how much more it reaches together with the others.
-    """
+def result_rows(tasks: dict[str, Any], split: str, scores: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row of the table of results for every task that was scored: the primary metric, then the others."""
     rows = []
     for task, about in protocol_of(tasks, split, scores).items():
         own, first = own_scores(task, split, scores), primary_metric(tasks[task])
@@ -326,7 +324,6 @@ def result_rows(
                 "split": about["splits"].get(split, split),
                 "scorer": about["scorer"],
                 "others": others or "-",
-                **single_task(comparison.get("tasks", {}).get(task)),
             }
         )
     return rows

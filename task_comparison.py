@@ -239,11 +239,11 @@ def compare_task(
 
 RULES = f"""- **helps**: the whole interval lies above 0, and the difference is above 0 for every seed. Advice: keep.
 - **hurts**: the whole interval lies below 0, and the difference is below 0 for every seed. Advice: split off, if the
-  whole interval lies below -{100 * SPLIT_OFF_BEYOND:g} points (a model of its own costs a second pass, and wins that
-  much); else weight: raise `loss.weight` or `sampling_shares` of the task. Where its gradients point against those of
-  another task (mean cosine below 0) that task is named.
+  whole interval lies below -{100 * SPLIT_OFF_BEYOND:.2f} points (a model of its own costs a second pass, and wins that
+  much); else weight: raise the task's `loss.weight` or its sampling share. Where its gradients point against those of
+  another task (mean cosine below 0), that task is named.
 - **no difference**: everything else. Advice: keep, since one model and one pass do the work of several; where half the
-  interval is wider than {100 * WIDE:g} points, more test rows or seeds would have to say whether there is one."""
+  interval is wider than {100 * WIDE:.2f} points, more test rows or seeds would have to say whether there is one."""
 """How `judge` comes to its words, for the report."""
 
 

@@ -144,7 +144,7 @@ def test_arguments_of_other_tasks_do_not_reach_a_task_alone(recipe: Path, tmp_pa
     assert alone_data.tasks["topic"].loss == {"weight": 0.5} and list(alone_data.tasks) == ["topic"]
     assert alone.freeze == ["embeddings"] and alone.learning_rate == 3e-4 and alone.max_steps == 12
     assert alone.metric_for_best_model == "eval_mean_score" and alone.warmup_steps == 2
-    assert not any("entities" in word for word in options)
+    assert not any(word.startswith(("--tasks.entities", "--sampling_shares")) for word in options)
     whole = ["--tasks", "{topic: {dataset: 'builtin:topic'}, entities: {dataset: 'builtin:entities'}}"]
     assert (
         options_alone(whole, "topic", data.tasks, budget, args)[0] == '--tasks={"topic": {"dataset": "builtin:topic"}}'
@@ -211,10 +211,10 @@ def test_what_cannot_be_trained_alone_is_said_and_not_compared(compared: Path) -
 
 
 def test_gradients_were_measured_and_did_not_count_as_training(compared: Path) -> None:
-    """Ten times in either seed; a task of weight 0 has no direction."""
+    """A tenth of 26 steps is 3; a task of weight 0 has no direction."""
     facts = facts_of(compared)
     cosines = facts["gradient_cosines"]
-    assert cosines["tasks"] == ["anchor", "entities", "quiet", "topic"] and cosines["measurements"] >= 2 * 10
+    assert cosines["tasks"] == ["anchor", "entities", "quiet", "topic"] and cosines["measurements"] == 2 * (26 // 3)
     assert cosines["mean"][2] == [None] * 4 and cosines["mean"][1][3] == cosines["mean"][3][1] is not None
     results = [read_result(compared / f"together-seed{seed}") for seed in (1, 2)]
     with_measuring = sum(one["train_seconds"] for one in results) / 2
@@ -266,6 +266,7 @@ def test_a_changed_recipe_is_said_and_refused(
     recipe.write_text(text)
 
 
+@pytest.mark.slow
 def test_a_changed_run_is_trained_anew_if_that_is_asked_for(here: None, recipe: Path, tmp_path: Path) -> None:
     """Nothing of the earlier one is left."""
     options = ["--max_steps", "2", "--seed", "1"]

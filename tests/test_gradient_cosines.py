@@ -83,15 +83,13 @@ def test_the_matrix_is_that_of_gradients_taken_one_by_one(tmp_path: Path) -> Non
     sampling = TaskSamplingDataset(data_of(tasks, 12), rows_per_step=8)
     trainer = new_trainer(arguments(tmp_path), new_model(tasks, dropout=0.1), sampling)
     callback = GradientCosines(trainer, data_of(tasks, 12), 1)
-    found = callback.measure()
+    found = callback.measure(3)
     model = trainer.model.eval()
-    halves = [
-        torch.stack([by_hand(model, trainer.data_collator(probes[half])) for probes in callback.batches.values()])
-        for half in (0, 1)
-    ]
+    batches = [probe_features(name, rows, (trainer.args.seed, 3)) for name, rows in callback.datasets.items()]
+    halves = [torch.stack([by_hand(model, trainer.data_collator(one[half])) for one in batches]) for half in (0, 1)]
     first, second = (nn.functional.normalize(rows, dim=1) for rows in halves)
     expected = (first @ second.T + second @ first.T) / 2
-    assert list(callback.batches) == sorted(tasks)
+    assert list(callback.datasets) == sorted(tasks)
     np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
     np.testing.assert_array_equal(found, found.T)
     assert np.abs(found).max() <= 1 + 1e-6 and np.ptp(found) > 0.01, "premise: the tasks differ"
@@ -111,7 +109,7 @@ def test_equal_tasks_agree_as_a_task_does_with_itself_and_opposed_ones_disagree(
             for parameter in head.parameters():
                 parameter.mul_(1e-3)
     trainer = new_trainer(arguments(tmp_path), model, sampling)
-    found = GradientCosines(trainer, {"down+up": aligned}, 1).measure()
+    found = GradientCosines(trainer, {"down+up": aligned}, 1).measure(1)
     assert found[0, 1] < -0.9 and found[0, 0] > 0.9 and found[1, 1] > 0.9
 
 
@@ -119,9 +117,10 @@ def test_a_frozen_part_of_the_encoder_is_left_out(tmp_path: Path) -> None:
     """What no task can move says nothing; with all of it frozen there is nothing to measure."""
     trainer = four_tasks_trainer(tmp_path)
     callback = measured(trainer)
-    before = callback.measure()
+    before = callback.measure(1)
+    assert np.array_equal(before, callback.measure(1)) and not np.array_equal(before, callback.measure(2))
     trainer.model.freeze("embeddings")
-    assert not np.allclose(before, callback.measure(), atol=1e-3)
+    assert not np.allclose(before, callback.measure(1), atol=1e-3)
     trainer.model.freeze("encoder")
     with pytest.raises(ValueError, match="several tasks want of an encoder that learns; here 4 tasks .* 0 trainable"):
         measured(trainer)
@@ -137,16 +136,18 @@ def test_one_task_and_cut_gradients_are_refused(tmp_path: Path, monkeypatch: pyt
 
 
 def test_the_two_batches_of_a_task_share_no_row_and_carry_its_label_alone() -> None:
-    """Also in a group of aligned tasks, where some rows lack the label; the seed decides the rows."""
+    """Also in a group of aligned tasks, where some rows lack the label; seed and step decide the rows."""
     labels = [{"a": 1, "b": None if row % 2 else row} for row in range(200)]
     group = [{"input_ids": [2, 3], "row": row, "labels": one} for row, one in enumerate(labels)]
-    first, second = probe_features("b", {"a+b": group}, 1)
+    first, second = probe_features("b", group, (1, 5))
     rows = [{feature["row"] for feature in half} for half in (first, second)]
     assert len(first) == len(second) == 32 and not rows[0] & rows[1]
     assert all(feature["labels"] == {"b": feature["row"]} for feature in [*first, *second])
-    assert probe_features("b", {"a+b": group}, 1) == (first, second) != probe_features("b", {"a+b": group}, 2)
-    assert len(probe_features("b", {"b": group[:7]}, 1)[0]) == 2, "of 4 labelled rows"
-    assert probe_features("other", {"a+b": group}, 1) is None
+    assert probe_features("b", group, (1, 5)) == (first, second)
+    assert (first, second) not in [probe_features("b", group, key) for key in ((1, 6), (2, 5))]
+    assert len(probe_features("b", group[:7], (1, 5))[0]) == 2, "of 4 labelled rows"
+    with pytest.raises(ValueError, match="every task; 'other' has none"):
+        probe_features("other", group, (1, 5))
 
 
 def test_the_file_holds_the_mean_over_the_measurements(tmp_path: Path) -> None:
@@ -172,6 +173,7 @@ def test_without_matplotlib_the_numbers_are_there(tmp_path: Path, monkeypatch: p
     assert [path.name for path in tmp_path.iterdir()] == ["gradient_cosines.json"]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_measured_what_the_unbroken_one_has(recipe: Path, tmp_path: Path) -> None:
     """The measurements are in the log, so in every checkpoint; a share of the steps is a number of steps."""
     options = [str(recipe), "--gradient_cosines", "0.1", "--load_best_model_at_end", "false", "--save_total_limit", "9"]
