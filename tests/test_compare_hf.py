@@ -9,7 +9,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,19 +66,19 @@ def train_here(words: Sequence[str], log: Path | None = None) -> None:
     train_hf.main(list(words[1:]))
 
 
-@pytest.fixture(scope="module")
-def here() -> Iterator[None]:
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Train in this process."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recipe_runs, "train_apart", train_here)
-        yield
+    monkeypatch.setattr(recipe_runs, "train_apart", train_here)
 
 
 @pytest.fixture(scope="module")
-def compared(here: None, recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def compared(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a comparison of two seeds."""
     folder = tmp_path_factory.mktemp("compared") / "out"
-    compare_hf.main([str(recipe), "--seeds", "2", "--output_dir", str(folder), "--resamples", "200"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipe_runs, "train_apart", train_here)
+        compare_hf.main([str(recipe), "--seeds", "2", "--output_dir", str(folder), "--resamples", "200"])
     return folder
 
 
