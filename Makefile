@@ -7,7 +7,7 @@ EXTRAS := encoder,plots,tensorboard,sentence-transformers,onnx,openvino,test,dev
 # Two processes of one thread each; the tests of a file stay together, so that they share its fixtures and ports.
 PYTEST_ARGS ?= -n 2 --dist loadfile
 
-.PHONY: help install quickstart example-data lint fix test test-all bench clean
+.PHONY: help install quickstart example-data lint fix test test-all bench compare clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -48,6 +48,14 @@ bench: $(INSTALLED) ## train the published recipes on the folder MULTITASK_DATA 
 	@test -n "$(MULTITASK_DATA)" || { echo "Name the folder of the data sets: make bench MULTITASK_DATA=/path"; exit 1; }
 	set -e; for recipe in news_entities sentiment_entities six_tasks; do \
 		$(BIN)/python benchmarks/recipe_results.py recipes/$$recipe.yaml --data_root "$(MULTITASK_DATA)"; done
+
+compare: $(INSTALLED) ## train the tasks alone and together (hours), from the folder MULTITASK_DATA: docs/fine_tuning_report.md
+	@test -n "$(MULTITASK_DATA)" || { echo "Name the folder of the data sets: make compare MULTITASK_DATA=/path"; exit 1; }
+	$(BIN)/python compare_hf.py recipes/news_entities.yaml --seeds 3 --data_root "$(MULTITASK_DATA)" \
+		--report docs/fine_tuning_report.md
+	$(BIN)/python compare_hf.py recipes/six_tasks.yaml --seeds 3 --data_root "$(MULTITASK_DATA)" \
+		--report docs/fine_tuning_report.md --num_train_epochs 2 $(foreach task,\
+		topic sentiment question ner pos similarity,--tasks.$(task).max_rows.train 9600)
 
 clean: ## remove caches and build products; .venv and outputs stay
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -358,6 +358,10 @@ class MultiTaskTrainingArguments(TrainingArguments):
         "how often an answer is right; no answer changes.",
         False,
     )
+    gradient_cosines: float | None = _option(
+        "Optimizer steps between two measurements of how far the tasks' gradients agree (cosines over the encoder); "
+        "below 1, a share of all steps; unset, never. Changes no weight."
+    )
     overwrite_output: bool = _option("Whether a trained model in --output_dir may be replaced.", False)
     resume_changed_recipe: bool = _option(
         "Whether to go on from a checkpoint of another recipe; the run then ends elsewhere than the unbroken one.",
@@ -367,7 +371,8 @@ class MultiTaskTrainingArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         """Decide precision and device, derive `greater_is_better`, then check all as `TrainingArguments` does."""
-        for name in ("early_stopping_patience", "head_learning_rate", "balancing_learning_rate"):
+        positive = ("early_stopping_patience", "gradient_cosines", "head_learning_rate", "balancing_learning_rate")
+        for name in positive:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} must be greater than 0, or unset; got {value!r}.")

@@ -3,9 +3,9 @@
     python evaluate_hf.py outputs/news --data recipes/news_entities.yaml --data_root DATA
     python evaluate_hf.py outputs/news --data recipes/news_entities.yaml --split validation --tasks ner --batch_size 128
 
-Prints the table that training ends with, and writes `<split>_results.json` (scores and protocol) and confusion matrices
-to `--output_dir` (default: `<model>/evaluation`). Labels are matched by name to those of the model. Several processes
-(`accelerate launch ... evaluate_hf.py ...`) find the scores of one.
+Prints the table that training ends with, and writes `<split>_results.json` (scores and protocol), predictions by row
+and confusion matrices to `--output_dir` (default: `<model>/evaluation`). Labels are matched by name to those of the
+model. Several processes (`accelerate launch ... evaluate_hf.py ...`) find the scores of one.
 """
 
 import argparse

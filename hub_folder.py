@@ -26,7 +26,8 @@ PUBLISHED = re.compile(
     | \w+_multitask\.py | handler\.py | sentence_transformers_files\.py     # code
     | tokenizer(_config)?\.json | (special_tokens_map|added_tokens|vocab)\.json | (vocab|merges)\.txt | [\w.]+\.model
     | modules\.json | (config_)?sentence_\w+\.json | \d+_\w+/(config\.json|model\.safetensors)  # sentence-transformers
-    | README\.md | (curves|confusion_[\w-]+)\.png | (all|train|eval|test|validation)_results\.json | run_facts\.json""",
+    | README\.md | (curves|confusion_[\w-]+)\.png | (all|train|eval|test|validation)_results\.json | run_facts\.json
+    | comparison\.json""",
     re.VERBOSE,
 )
 """Paths in a model folder that are published; all others stay at home."""
@@ -90,7 +91,7 @@ def copy_published(folder: Path, target: Path) -> None:
 
 def is_report(path: Path) -> bool:
     """Whether a file says how a model came about, and so may say where on this machine."""
-    return path.name.endswith(("_results.json", "_facts.json"))
+    return path.name.endswith(("_results.json", "_facts.json", "comparison.json"))
 
 
 def private_paths(value: Any) -> set[str]:

@@ -7,6 +7,7 @@ from its folder, and says the same. Nothing is measured here.
     write_card(Path("outputs/news"), "alice/news", partial(model.predict, tokenizer=tokenizer, bf16=False))
 """
 
+import dataclasses
 import json
 import math
 import os
@@ -36,6 +37,8 @@ from task_report import format_answers
 
 FACTS_NAME = "run_facts.json"
 """What a run did, as far as its card says so; see `describe_run_facts`."""
+COMPARISON_NAME = "comparison.json"
+"""What single-task models reached, where `compare_hf.py` trained them."""
 EXAMPLE_TEXTS = ("Maria Jensen joined Nordwind Systems in Oslo last Monday.", "Will it rain in Lisbon tomorrow?")
 """Texts that a card shows answers to, where the recipe has no `sample_texts`."""
 HYPERPARAMETERS = """num_train_epochs max_steps learning_rate head_learning_rate lr_scheduler_type warmup_steps
@@ -103,6 +106,7 @@ def describe_run_facts(
         },
         "hardware": describe_hardware(args.device),
         "plan": str(plan),
+        "sampling": dataclasses.asdict(plan),
         "notes": list(notes),
         "sample_texts": list(sample_texts),
         "versions": {
@@ -162,6 +166,7 @@ def build_card(folder: Path, name: str, answer: Answer | None) -> ModelCard:
     """
     config, facts = read_json(folder / "config.json"), read_json(folder / FACTS_NAME)
     split, scores = read_scores(folder)
+    comparison = read_json(folder / COMPARISON_NAME)
     facts.setdefault("data", scores.get(f"{split}_protocol", {}))  # all that an older run wrote of its data
     texts = list(facts.get("sample_texts") or EXAMPLE_TEXTS)
     answers = answer(texts) if answer is not None else []
@@ -173,7 +178,11 @@ def build_card(folder: Path, name: str, answer: Answer | None) -> ModelCard:
         facts=facts,
         tasks=[describe_task(task, spec, facts) for task, spec in config["tasks"].items()],
         split=split,
-        results=result_rows(config["tasks"], split, scores),
+        results=[
+            row | single_task(comparison.get("tasks", {}).get(row["name"]))
+            for row in result_rows(config["tasks"], split, scores)
+        ],
+        comparison=comparison,
         mean_score=scores.get(f"{split}_mean_score"),
         calibration=calibration_rows(config["tasks"], split, scores),
         training=read_json(folder / "all_results.json"),
@@ -334,6 +343,17 @@ def calibration_rows(tasks: dict[str, Any], split: str, scores: Mapping[str, Any
         for task, spec in tasks.items()
         if spec.get("temperature") and f"{split}_{task}_ece" in scores
     ]
+
+
+def single_task(compared: Mapping[str, Any] | None) -> dict[str, str]:
+    """The cells of a task that a comparison fills in: dashes where it was not compared."""
+    if compared is None:
+        return {"alone": "-", "difference": "-"}
+    difference, low, high = (f"{100 * one:+.2f}" for one in (compared["difference"], *compared["interval"]))
+    return {
+        "alone": f"{sum(compared['alone']) / len(compared['alone']):.4f}",
+        "difference": f"{difference} ({low} to {high}): {compared['verdict']}",
+    }
 
 
 def scoring_rates(tasks: dict[str, Any], split: str, scores: Mapping[str, Any]) -> dict[str, str]:

@@ -41,7 +41,7 @@ UNRECORDED = frozenset(
     project local_rank debug skip_memory_metrics ddp_timeout include_num_input_tokens_seen include_for_metrics
     per_device_eval_batch_size eval_accumulation_steps eval_do_concat_batches eval_use_gather_object batch_eval_metrics
     prediction_loss_only bf16_full_eval fp16_full_eval torch_empty_cache_steps drift_data
-    max_head_drift calibrate search""".split()
+    max_head_drift calibrate search gradient_cosines""".split()
 )
 """Arguments that say where a run writes, what it prints and how it scores: nothing that it learns depends on them."""
 NOTED = frozenset(

@@ -1,4 +1,4 @@
-"""Pictures beside the results: training curves and confusion matrices, as PNG files.
+"""Pictures beside the results: curves, confusion matrices, gradient cosines and differences of scores, as PNG files.
 
 It draws what it is given; the numbers are `task_metrics`' and the Trainer's log. matplotlib comes with the extra
 `plots`: where it is missing, the functions say so once, draw nothing and return None, and the run goes on.
@@ -11,7 +11,7 @@ import functools
 import logging
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -210,6 +210,84 @@ def plot_confusion(
             f"has shape {matrix.shape}. Pass both as task_metrics.confusion returns them."
         )
     return save(confusion_figure(label_names, matrix, title), path) if has_matplotlib() else None
+
+
+def cosines_figure(task_names: Sequence[str], matrix: np.ndarray) -> "Figure":
+    """The figure of `plot_cosines`."""
+    from matplotlib.colors import LinearSegmentedColormap
+    from matplotlib.figure import Figure
+
+    cell = max(0.7, cell_inches(len(task_names)))
+    figure = Figure(figsize=(cell * len(task_names), cell * len(task_names)), dpi=150)
+    axes = figure.add_axes((0, 0, 1, 1))
+    colors = LinearSegmentedColormap.from_list("conflict", [WRONG_COLOR, "#ffffff", CORRECT_COLOR])
+    axes.imshow(np.ma.masked_invalid(matrix), cmap=colors, vmin=-1, vmax=1)
+    for row, column in np.argwhere(np.isfinite(matrix)):
+        color = "#ffffff" if abs(matrix[row, column]) > 0.6 else "#222222"
+        axes.text(column, row, f"{matrix[row, column]:.2f}", ha="center", va="center", fontsize=10, color=color)
+    places = np.arange(len(task_names))
+    axes.set_xticks(places, task_names, rotation=90 if max(map(len, task_names)) > 8 else 0)
+    axes.set_yticks(places, task_names)
+    axes.set_xticks(places[:-1] + 0.5, minor=True)
+    axes.set_yticks(places[:-1] + 0.5, minor=True)
+    axes.grid(which="minor", color="#e5e5e5", linewidth=0.6)
+    axes.tick_params(which="both", length=0)
+    axes.spines[:].set_color("#bbbbbb")
+    axes.set_title("Cosines of the tasks' gradients", loc="left", pad=12, fontsize=11, fontweight="bold")
+    axes.set_xlabel("mean over training; diagonal: other rows of the same task")
+    return figure
+
+
+def plot_cosines(task_names: Sequence[str], matrix: Any, path: str | Path) -> Path | None:
+    """Draw the cosines between tasks' gradients as a heat map: blue pull together, red against each other.
+
+    Args:
+        task_names (sequence of str): Names of rows and columns.
+        matrix (array): Cosines, shape (tasks, tasks), as `gradient_cosines` has them; None or NaN stays white.
+        path (str or Path): The PNG file; its folder is made.
+
+    Returns:
+        The path, or None where matplotlib is missing.
+    """
+    return save(cosines_figure(task_names, np.array(matrix, dtype=float)), path) if has_matplotlib() else None
+
+
+def differences_figure(comparisons: Mapping[str, Any]) -> "Figure":
+    """The figure of `plot_differences`: a line a task, the first on top."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 1.3 + 0.5 * len(comparisons)), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    axes.axvline(0, color="#888888", linewidth=1, zorder=1)
+    for place, one in enumerate(comparisons.values()):
+        low, high = (100 * bound for bound in one["interval"])
+        color = CORRECT_COLOR if one["verdict"] == "helps" else WRONG_COLOR if one["verdict"] == "hurts" else "#555555"
+        axes.plot([low, high], [place, place], color=color, linewidth=2.2, solid_capstyle="butt", zorder=3)
+        axes.plot(100 * one["difference"], place, "o", color=color, markersize=8, zorder=4)
+        seeds = [100 * difference for difference in one["by_seed"]]
+        axes.plot(seeds, [place + 0.22] * len(seeds), "|", color=color, markersize=7, alpha=0.7, zorder=3)
+    axes.set_yticks(range(len(comparisons)), [f"{task} ({one['metric']})" for task, one in comparisons.items()])
+    axes.set_ylim(len(comparisons) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x", color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.set_title("Trained together minus trained alone", loc="left", fontsize=11, fontweight="bold")
+    axes.set_xlabel("points; dot: mean of the seeds, bar: 95 % interval over examples, ticks: each seed")
+    return figure
+
+
+def plot_differences(comparisons: Mapping[str, Any], path: str | Path) -> Path | None:
+    """Draw each task's difference between two systems with its interval and its seeds.
+
+    Args:
+        comparisons (Mapping): Task -> `metric`, `difference`, `interval`, `by_seed` (scores 0-1) and `verdict`.
+        path (str or Path): The PNG file; its folder is made.
+
+    Returns:
+        The path, or None where matplotlib is missing.
+    """
+    return save(differences_figure(comparisons), path) if has_matplotlib() else None
 
 
 def cell_inches(labels: int) -> float:

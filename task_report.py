@@ -1,4 +1,4 @@
-"""Results for people and for files: score tables, answers, protocol, confusion matrices.
+"""Results for people and for files: score tables, answers, protocol, confusion matrices, predictions by row.
 
 It scores nothing itself (`task_metrics` does) and runs the model only through the Trainer it is given. The commands end
 with it.
@@ -21,6 +21,7 @@ from configuration_multitask import TOKEN_CLASSIFICATION, has_entities
 from task_data import LoadedTask
 from task_metrics import confusion, mean_score, primary_metric
 from task_plots import plot_confusion
+from task_predictions import predictions_path, write_predictions
 
 SCORERS = {
     "f1": "entity F1 by seqeval, conlleval's lenient default; strict_f1 is strict IOB2",
@@ -34,12 +35,13 @@ SCORERS = {
 def evaluate_tasks(
     trainer: Trainer, datasets: dict[str, Dataset], output_dir: str, prefix: str = "test"
 ) -> dict[str, Any]:
-    """Score each task on its dataset and draw its confusion matrix.
+    """Score each task on its dataset, draw its confusion matrix and write its predictions by row.
 
     Args:
         trainer (Trainer): Holds the model, the collator and `compute_metrics`.
         datasets (dict): Task -> features with this task's labels.
-        output_dir (str): Where `confusion_<task>.png` is written, by the main process.
+        output_dir (str): Where `confusion_<task>.png` and `predictions/<prefix>_<task>.parquet` are written, by the
+            main process.
         prefix (str): The split, in front of every key.
 
     Returns:
@@ -52,6 +54,8 @@ def evaluate_tasks(
         output = trainer.predict(dataset, metric_key_prefix=f"{prefix}_{name}")
         metrics |= output.metrics
         matrix = confusion(tasks[name], output)
+        if trainer.is_world_process_zero():
+            write_predictions(predictions_path(output_dir, prefix, name), name, tasks[name], dataset["row"], output)
         if matrix is not None and trainer.is_world_process_zero():
             plot_confusion(*matrix, Path(output_dir) / f"confusion_{name}.png", title=f"{name}, {prefix}")
     metrics |= calibration_errors(trainer, datasets, prefix)

@@ -18,6 +18,7 @@ from transformers import set_seed
 
 from arguments_multitask import MultiTaskTrainingArguments, parse_arguments
 from calibration import calibrate
+from gradient_cosines import GradientCosines, write_cosines
 from head_drift import HeadDrift
 from input_errors import one_line_errors
 from model_card import describe_run_facts, write_facts
@@ -66,6 +67,7 @@ def report_drift(drift: HeadDrift, trainer: MultiTaskTrainer, limit: float | Non
 def report_run(trainer: MultiTaskTrainer, scores: dict[str, float], split: str, sample_texts: list[str] | None) -> None:
     """Print the scores of a split and the answers to sample texts; write curves and model card."""
     plot_curves(trainer.state.log_history, Path(trainer.args.output_dir) / "curves.png")
+    write_cosines(trainer.state.log_history, trainer.model.config.tasks, Path(trainer.args.output_dir))
     print(format_scores(trainer.model.config.tasks, scores, split))
     trainer.create_model_card()
     if sample_texts:
@@ -101,6 +103,9 @@ def train(run: PreparedRun, trainer: MultiTaskTrainer) -> None:
     drift = None
     if run.kept:
         drift = HeadDrift(run.model, trainer.data_collator, run.kept, run.features.validation, run.kept_features)
+    if run.args.gradient_cosines is not None:
+        with one_line_errors("train_hf.py"):
+            trainer.add_callback(GradientCosines(trainer, run.features.train, run.args.gradient_cosines))
     trainer.save_metrics("train", train_model(run, trainer).metrics)
     if drift is not None:
         with one_line_errors("train_hf.py"):

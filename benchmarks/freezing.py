@@ -23,9 +23,10 @@ import transformers.trainer
 from recipe_results import ROOT, hardware, without_paths
 from transformers import TrainerCallback
 
-from training_run import build_trainer, prepare_run
+import train_hf
 from arguments_multitask import parse_arguments
 from task_report import evaluate_tasks
+from training_run import build_trainer, prepare_run
 
 RECIPE = "recipes/news_entities.yaml"
 RESULTS = ROOT / "benchmarks" / "results" / "freezing.json"

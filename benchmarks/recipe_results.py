@@ -12,16 +12,11 @@ unless they are run again.
 
 import argparse
 import json
-import os
-import platform
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
 from transformers import pipeline
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,6 +24,7 @@ sys.path.insert(0, str(ROOT))
 
 from arguments_multitask import parse_arguments  # noqa: E402
 from configuration_multitask import TOKEN_CLASSIFICATION, has_entities  # noqa: E402
+from recipe_runs import hardware, read_result, train_apart, without_paths  # noqa: E402
 from task_data import join_words, load_tasks  # noqa: E402
 
 Span = tuple[str, int, int]
@@ -74,50 +70,16 @@ def train(recipe: str, seed: int, folder: Path, options: list[str]) -> dict[str,
     """Run the command for one seed; returns its test scores, seconds and command."""
     words = ["train_hf.py", recipe, "--seed", str(seed), "--output_dir", str(folder), "--overwrite_output", *options]
     start = time.perf_counter()
-    subprocess.run([sys.executable, *words], cwd=ROOT, check=True)
-    results = json.loads((folder / "all_results.json").read_text())
-    noise = ("_runtime", "_per_second", "_preparation_time", "_protocol")
-    scores = {key: value for key, value in results.items() if key.startswith("test_") and not key.endswith(noise)}
+    train_apart(words)
+    result = read_result(folder)
     return {
         "seed": seed,
         "command": " ".join(["python", *without_paths(words)]),
-        "train_seconds": round(results["train_runtime"], 1),
+        "train_seconds": result["train_seconds"],
         "command_seconds": round(time.perf_counter() - start, 1),
-        "scores": scores,
-        "protocol": results["test_protocol"],
+        "scores": result["scores"],
+        "protocol": result["protocol"],
     }
-
-
-def without_paths(words: list[str]) -> list[str]:
-    """The command with placeholders for the folders of this machine."""
-    shown = list(words)
-    for flag, name in (("--data_root", "DATA"), ("--output_dir", "OUT")):
-        if flag in shown:
-            shown[shown.index(flag) + 1] = name
-    return shown
-
-
-def hardware() -> dict[str, Any]:
-    """The machine and versions that the figures belong to."""
-    cpu = next(
-        (line.split(":")[1].strip() for line in cpu_lines() if line.startswith("model name")), platform.machine()
-    )
-    found = [name for name in ("amx_bf16", "avx512_bf16") if torch.cpu.get_capabilities().get(name)]
-    return {
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "bf16": found or "none",
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "python": platform.python_version(),
-    }
-
-
-def cpu_lines() -> list[str]:
-    """Lines of /proc/cpuinfo where there is one."""
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.exists() else []
 
 
 def summary(runs: list[dict[str, Any]]) -> dict[str, dict[str, float]]:

@@ -59,10 +59,23 @@ LIBRARY: dict[str, set[str]] = {
     "task_metrics": {"configuration_multitask"},
     "task_plots": {"configuration_multitask", "task_metrics"},
     "calibration": {"configuration_multitask", "task_metrics"},
-    "task_report": {"calibration", "configuration_multitask", "task_data", "task_metrics", "task_plots"},
+    "task_predictions": {"configuration_multitask", "task_metrics"},
+    "task_report": {
+        "calibration",
+        "configuration_multitask",
+        "task_data",
+        "task_metrics",
+        "task_plots",
+        "task_predictions",
+    },
+    "task_comparison": {"task_metrics", "task_predictions"},
+    "gradient_cosines": {"task_plots"},
     "head_drift": {"configuration_multitask", "data_collator", "task_metrics"},
     "trained_start": {"arguments_multitask", "configuration_multitask", "modeling_multitask", "saved_model"},
     "model_card": {"configuration_multitask", "task_data", "task_metrics", "task_report"},
+    "recipe_runs": {"arguments_multitask", "model_card", "run_checkpoints"},
+    "single_task_recipe": {"arguments_multitask"},
+    "comparison_report": {"gradient_cosines", "single_task_recipe", "task_comparison", "task_plots"},
     "hub_folder": set(),
     "hub_repository": {"hub_folder", "input_errors"},
     "export_scores": {
@@ -121,7 +134,7 @@ LIBRARY: dict[str, set[str]] = {
 }
 """Module -> the modules of ours it may import. A new module needs a row; a new arrow needs a reason."""
 
-COMMANDS = ("train_hf", "evaluate_hf", "export_hf", "publish_hf", "search_hf")
+COMMANDS = ("train_hf", "evaluate_hf", "compare_hf", "search_hf", "export_hf", "publish_hf")
 """Assembly: they may import every module above, and nothing imports them."""
 
 ALLOWED_IMPORTS = LIBRARY | {command: set(LIBRARY) for command in COMMANDS}

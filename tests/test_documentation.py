@@ -64,6 +64,7 @@ def test_every_make_target_of_the_readme_exists() -> None:
         "evaluate_hf.py",
         "export_hf.py",
         "publish_hf.py",
+        "compare_hf.py",
         "example_data.py",
         "benchmarks/freezing.py",
         "benchmarks/recipe_results.py",

@@ -16,10 +16,11 @@ PUBLISHED = """config.json model.safetensors model-00001-of-00002.safetensors mo
 modeling_multitask.py pipeline_multitask.py handler.py tokenizer.json tokenizer_config.json vocab.txt
 sentencepiece.bpe.model modules.json sentence_bert_config.json config_sentence_transformers.json 1_Pooling/config.json
 2_Dense/model.safetensors README.md curves.png confusion_part-of_speech.png test_results.json all_results.json
-run_facts.json""".split()
+run_facts.json comparison.json""".split()
 AT_HOME = """training_args.bin trainer_state.json optimizer.pt scheduler.pt rng_state.pth run_recipe.json notes.txt .env
 checkpoint-10/model.safetensors checkpoint-10/config.json runs/events.out.tfevents.1 other.py
-evaluation/test_results.json my.json private.png pytorch_model.bin""".split()
+evaluation/test_results.json predictions/test_topic.parquet run.json train.log
+my.json private.png pytorch_model.bin""".split()
 
 
 @pytest.mark.parametrize("name", [*PUBLISHED, *AT_HOME])

@@ -11,12 +11,16 @@ pytest.importorskip("matplotlib")
 from task_metrics import metric_class  # noqa: E402
 from task_plots import (  # noqa: E402
     confusion_figure,
+    cosines_figure,
     curves_figure,
+    differences_figure,
     has_matplotlib,
     logged_metric,
     logged_tasks,
     plot_confusion,
+    plot_cosines,
     plot_curves,
+    plot_differences,
     running_mean,
     series,
 )
@@ -172,3 +176,32 @@ def test_without_matplotlib_nothing_is_drawn_and_it_is_said_once(tmp_path, monke
     assert plot_confusion(["a"], np.ones((1, 1), dtype=int), tmp_path / "matrix.png") is None
     has_matplotlib.cache_clear()
     assert caplog.text.count("matplotlib is not installed") == 1 and not list(tmp_path.iterdir())
+
+
+# Cosines and differences
+
+
+def test_every_cosine_is_written_in_its_cell_and_an_unknown_one_is_left_white(tmp_path: Path) -> None:
+    """Row by row, as the matrix has them; the colour's ends are -1 and 1."""
+    matrix = [[0.5, -0.25], [-0.25, None]]
+    axes = cosines_figure(["ner", "topic"], np.array(matrix, dtype=float)).axes[0]
+    cells = {text.get_position(): text.get_text() for text in axes.texts}
+    assert cells == {(0, 0): "0.50", (1, 0): "-0.25", (0, 1): "-0.25"}
+    assert axes.images[0].get_clim() == (-1, 1)
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["ner", "topic"]
+    assert plot_cosines(["ner", "topic"], matrix, tmp_path / "x" / "cosines.png").stat().st_size > 1000
+
+
+def test_a_difference_is_drawn_in_points_with_its_interval_and_its_seeds(tmp_path: Path) -> None:
+    """A line a task, the first on top; red hurts, blue helps."""
+    one = {"metric": "f1", "difference": 0.01, "interval": [0.005, 0.02], "by_seed": [0.0, 0.02], "verdict": "helps"}
+    comparisons = {"ner": one, "topic": one | {"metric": "accuracy", "verdict": "hurts"}}
+    axes = differences_figure(comparisons).axes[0]
+    zero, interval, mean, seeds, *_ = axes.lines
+    assert list(zero.get_xdata()) == [0, 0]
+    assert list(interval.get_xdata()) == [0.5, 2.0] and list(mean.get_xdata()) == [1.0]
+    assert list(seeds.get_xdata()) == [0.0, 2.0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["ner (f1)", "topic (accuracy)"]
+    assert axes.get_ylim()[0] > axes.get_ylim()[1], "the first on top"
+    assert interval.get_color() != axes.lines[4].get_color()
+    assert plot_differences(comparisons, tmp_path / "differences.png").stat().st_size > 1000
