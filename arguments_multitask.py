@@ -212,6 +212,12 @@ class DataArguments:
         "before and after training."
     )
     grouping: str = _option("How rows are put into batches: length (similar lengths, less padding) or none.", "length")
+    cache_encoder: bool = _option(
+        "With the whole encoder frozen (freeze: [encoder]): compute its outputs once, and train from the store.", False
+    )
+    encoder_cache_dir: str | None = _option(
+        "Folder of the stores of cache_encoder; unset, multitask_encoder_cache beside the cache of the Hub (HF_HOME)."
+    )
     offline: bool = _option("Never ask the Hub, not even for what is not in the cache.", False)
     nano: bool = _option(
         f"Try the run in about a minute: {NANO_ROWS['train']} train, {NANO_ROWS['validation']} validation and "

@@ -223,6 +223,18 @@ class TaskSamplingDataset(Dataset):
         """Read the order of `epoch` from now on, in every worker. Epochs count from 0."""
         self._epoch.fill_(int(epoch))
 
+    def read_from(self, datasets: dict[str, Any]) -> None:
+        """Read the same rows from other datasets from now on; the order stays.
+
+        Args:
+            datasets (dict): The names of now -> datasets of as many rows each.
+        """
+        if {name: len(dataset) for name, dataset in datasets.items()} != dict(
+            zip(self.names, self.sizes.tolist(), strict=True)
+        ):
+            raise ValueError("Rows are read elsewhere only under the same names, and as many of each.")
+        self.datasets = [datasets[name] for name in self.names]
+
     def order(self, epoch: int) -> np.ndarray:
         """Dataset index and row of every place of an epoch. Shape (len(self), 2), int64."""
         if epoch != self._cached_epoch:

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 from datasets import Dataset, disable_progress_bars
 from transformers import AutoTokenizer, set_seed
@@ -25,6 +26,7 @@ from cased_vocabulary import cased_tokenizer
 from configuration_multitask import FEATURE_EXTRACTION
 from cpu_training import use_bfloat16_states, use_fast_dropout
 from data_collator import MultiTaskDataCollator
+from encoder_cache import EncoderCache
 from encoder_source import check_vocabulary, find_encoder
 from head_drift import HeadDrift
 from input_errors import explain_loading, one_line_errors
@@ -51,6 +53,7 @@ def configure_logging(args: MultiTaskTrainingArguments) -> None:
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     for name in (
         "train_hf",
+        "encoder_cache",
         "encoder_source",
         "modeling_multitask",
         "run_checkpoints",
@@ -159,6 +162,29 @@ def build_sampling(
     )
 
 
+def plan_cache(
+    model: MultiTaskModel, features: TaskFeatures, data: DataArguments, args: MultiTaskTrainingArguments
+) -> EncoderCache:
+    """Where the frozen encoder's outputs are stored, said in `data.notes`; nothing is computed yet.
+
+    Raises:
+        ValueError: if the encoder is not frozen as a whole, or the disk has no room.
+    """
+    autocast = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
+    splits = {"train": features.train, "validation": features.validation}
+    cache = EncoderCache(data.encoder_cache_dir, model, splits, autocast, args.device)
+    cache.check_disk()
+    data.notes.append(str(cache))
+    return cache
+
+
+def read_from_cache(run: "PreparedRun", cache: EncoderCache) -> None:
+    """Let training read the encoder's outputs, in the same order; one process computes what is missing."""
+    with run.args.main_process_first(desc="computing the encoder's outputs"):
+        cache.compute(run.model, MultiTaskDataCollator(run.tokenizer, run.model.config.tasks))
+    run.sampling.read_from(cache.rows("train"))
+
+
 def resume_point(args: MultiTaskTrainingArguments) -> Path | None:
     """The checkpoint to go on from, if any: the one that is named, or the last complete one in `--output_dir`.
 
@@ -234,6 +260,7 @@ class PreparedRun:
         guard (SamplingGuard): What keeps Trainer to that order.
         recipe (dict): What decides where the run ends; each checkpoint holds it.
         resume (Path): The checkpoint to go on from, if any.
+        cache (EncoderCache): The frozen encoder's outputs, where training reads them.
     """
 
     model_args: ModelArguments
@@ -249,6 +276,7 @@ class PreparedRun:
     guard: SamplingGuard
     recipe: dict[str, Any]
     resume: Path | None
+    cache: EncoderCache | None
 
 
 def prepare_run(model_args: ModelArguments, data_args: DataArguments, args: MultiTaskTrainingArguments) -> PreparedRun:
@@ -277,6 +305,7 @@ def prepare_run(model_args: ModelArguments, data_args: DataArguments, args: Mult
     recipe = describe_recipe((model_args, data_args, args), model, sampling)
     if resume is not None:
         check_recipe(resume, recipe, args.resume_changed_recipe)
+    cache = plan_cache(model, features, data_args, args) if data_args.cache_encoder else None
     return PreparedRun(
         model_args,
         data_args,
@@ -291,6 +320,7 @@ def prepare_run(model_args: ModelArguments, data_args: DataArguments, args: Mult
         guard,
         recipe,
         resume,
+        cache,
     )
 
 
@@ -326,7 +356,7 @@ def build_trainer(run: PreparedRun) -> MultiTaskTrainer:
         data_collator=MultiTaskDataCollator(run.tokenizer, run.model.config.tasks),
         train_dataset=run.sampling,
         recipe=run.recipe,
-        eval_dataset=run.features.validation,
+        eval_dataset=run.cache.rows("validation") if run.cache else run.features.validation,
         compute_metrics=MultiTaskMetrics(run.model.config.tasks),
         preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         callbacks=[run.guard, *([TaskEarlyStopping(patience)] if patience else [])],
@@ -372,6 +402,8 @@ def main(argv: list[str] | None = None) -> MultiTaskTrainer | None:
     if args.process_index == 0:
         write_run_facts(run)
     use_cheaper_steps(run.model, args)
+    if run.cache is not None:
+        read_from_cache(run, run.cache)
     trainer = build_trainer(run)
     train(run, trainer)
     evaluate(run, trainer)

@@ -44,6 +44,7 @@ LIBRARY: dict[str, set[str]] = {
     "task_schema": {"configuration_multitask", "arguments_multitask"},
     "task_rows": {"configuration_multitask", "task_schema"},
     "task_data": {"configuration_multitask", "arguments_multitask", "task_rows", "task_schema", "task_sources"},
+    "encoder_cache": {"configuration_multitask", "data_collator", "modeling_multitask"},
     "task_features": {"configuration_multitask", "task_data"},
     "task_sampler": {"configuration_multitask"},
     "task_metrics": {"configuration_multitask"},
