@@ -88,11 +88,13 @@ class MultiTaskDataCollator:
         """Return the batch; see the class."""
         if not features:
             raise ValueError("A batch needs at least one item; got none.")
-        if "input_ids" not in features[0]:
-            batch = self._stack_stored(features)
-            if any("labels" in feature for feature in features):
-                batch["labels"] = self._labels(features, batch["attention_mask"].shape[1])
-            return batch
+        batch = self._pad_texts(features) if "input_ids" in features[0] else self._stack_stored(features)
+        if any("labels" in feature for feature in features):
+            batch["labels"] = self._labels(features, batch["attention_mask"].shape[1])
+        return batch
+
+    def _pad_texts(self, features: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """The batch, without labels, of items that come with token ids."""
         batch: dict[str, Any] = self._pad_text([feature["input_ids"] for feature in features])
         if any(feature.get("token_type_ids") is not None for feature in features):
             types = [feature.get("token_type_ids") or [0] * len(feature["input_ids"]) for feature in features]
@@ -102,8 +104,6 @@ class MultiTaskDataCollator:
             pairs = self._pad_text([features[index]["pair_input_ids"] for index in pair_items])
             batch |= {f"pair_{name}": tensor for name, tensor in pairs.items()}
             batch["pair_items"] = torch.tensor(pair_items)
-        if any("labels" in feature for feature in features):
-            batch["labels"] = self._labels(features, batch["input_ids"].shape[1])
         return batch
 
     def _pad_text(self, rows: list[list[int]]) -> dict[str, Tensor]:

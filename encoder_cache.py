@@ -190,7 +190,15 @@ class StoredRows:
 
     def __getitem__(self, row: int) -> dict[str, Any]:
         """One row; see the class."""
-        feature = dict(self.rest[row])
+        return self._with_outputs(self.rest[row], row)
+
+    def __getitems__(self, rows: list[int]) -> list[dict[str, Any]]:
+        """Several rows, in a tenth of the time that one by one they take."""
+        return [self._with_outputs(rest, row) for rest, row in zip(self.rest.__getitems__(rows), rows, strict=True)]
+
+    def _with_outputs(self, rest: dict[str, Any], row: int) -> dict[str, Any]:
+        """A row's other columns and its outputs."""
+        feature = dict(rest)
         length = int(self.arrays["lengths"][row])
         feature["attention_mask"] = np.ones(length, dtype=np.int64)
         if "pair_lengths" in self.arrays:

@@ -321,7 +321,8 @@ class BatchTexts:
     """What the heads read of a batch: rows are the items, behind them the second texts of pairs, then the twins.
 
     Attributes:
-        hidden: Token states. Shape (rows, tokens, hidden_size); None where stored outputs come without them.
+        hidden: Token states. Shape (rows, tokens, hidden_size); None where stored outputs come without them. Stored
+            ones have no rows behind the items where there are no twins, since no task reads a second text's tokens.
         pooled: Pooling -> sentence vectors, projected. Each (rows, embedding_size).
         items: How many rows are items.
         tokens: The width of the items' own texts.
@@ -869,7 +870,9 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
         (items, tokens), pairs = attention_mask.shape, 0 if pair_attention_mask is None else len(pair_attention_mask)
         pooled_states, pair_pooled_states = pooled_states or {}, pair_pooled_states or {}
         size = self.config.hidden_size
-        given = {f"pooled_states[{name!r}]": (value, (items, size)) for name, value in pooled_states.items()}
+        given: dict[str, tuple[Tensor, tuple[int, ...]]] = {
+            f"pooled_states[{name!r}]": (value, (items, size)) for name, value in pooled_states.items()
+        }
         given |= {f"pair_pooled_states[{name!r}]": (v, (pairs, size)) for name, v in pair_pooled_states.items()}
         given |= {} if token_states is None else {"token_states": (token_states, (items, tokens, size))}
         for name, (value, shape) in given.items():
@@ -889,10 +892,11 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
             return self.projection(torch.cat([of_items, seconds, of_items[twins]]))
 
         hidden = token_states
-        if hidden is not None:
+        if hidden is not None:  # copied only if need be: in a cached step such a copy is a tenth of the time
             width = max(tokens, pair_attention_mask.shape[1]) if pair_attention_mask is not None else tokens
-            hidden = F.pad(hidden, (0, 0, 0, width - tokens))
-            hidden = torch.cat([hidden, hidden.new_zeros(pairs, width, size), hidden[twins]])
+            hidden = hidden if width == tokens else F.pad(hidden, (0, 0, 0, width - tokens))
+            if len(twins):
+                hidden = torch.cat([hidden, hidden.new_zeros(pairs, width, size), hidden[twins]])
         return BatchTexts(hidden, pooled, items, tokens)
 
 
