@@ -15,7 +15,6 @@ store stand in for rows with token ids, and the batch that the collator makes of
 import hashlib
 import json
 import logging
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping

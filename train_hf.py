@@ -30,6 +30,7 @@ from encoder_cache import EncoderCache
 from encoder_source import check_vocabulary, find_encoder
 from head_drift import HeadDrift
 from input_errors import explain_loading, one_line_errors
+from lora_adapters import add_adapters, describe_adapters, has_adapters, merge_adapters
 from model_card import describe_run_facts, write_facts
 from modeling_multitask import MultiTaskModel
 from run_checkpoints import check_recipe, describe_run, find_checkpoint
@@ -80,6 +81,12 @@ def build_model(
     else:
         model, tokenizer = extend_encoder(arguments, loaded, offline)
         model.freeze(freeze)
+    if arguments.lora is not None:
+        if "encoder" in freeze:
+            raise ValueError(
+                "lora trains adapters in the encoder, and freeze names the encoder: leave one of both away."
+            )
+        add_adapters(model, arguments.lora)
     for name, task in loaded.items():
         refuse_frozen(name, task.spec, model)
     return model, tokenizer
@@ -299,6 +306,8 @@ def prepare_run(model_args: ModelArguments, data_args: DataArguments, args: Mult
             loaded, tokenizer, model.max_length(tokenizer), embed=partial(model.encode, tokenizer=tokenizer)
         )
         kept_features = load_drift_data(kept, model, tokenizer, data_args, args.max_head_drift)
+    if model_args.lora is not None:
+        data_args.notes.append(describe_adapters(model))
     sampling = build_sampling(features, data_args, args)
     guard = SamplingGuard(sampling)
     guard.check(args)
@@ -374,6 +383,8 @@ def train(run: PreparedRun, trainer: MultiTaskTrainer) -> None:
             report_drift(drift, trainer, run.args.max_head_drift)
     trainer.save_model()
     trainer.save_state()
+    if has_adapters(run.model):
+        merge_adapters(run.model)  # so that what is scored next is what was saved, to the last bit
 
 
 def evaluate(run: PreparedRun, trainer: MultiTaskTrainer) -> None:

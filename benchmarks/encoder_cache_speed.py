@@ -52,7 +52,17 @@ class EpochClock(TrainerCallback):
 
 def train(given: argparse.Namespace, cached: bool, folder: str) -> dict[str, Any]:
     """One training: the seconds of its epochs and of computing the store, and what was trained on."""
-    words = [given.recipe, "--freeze", "encoder", "--projection_dim", 384, "--cache_encoder", str(cached), "--encoder_cache_dir", folder]
+    words = [
+        given.recipe,
+        "--freeze",
+        "encoder",
+        "--projection_dim",
+        384,
+        "--cache_encoder",
+        str(cached),
+        "--encoder_cache_dir",
+        folder,
+    ]
     words += ["--num_train_epochs", given.epochs, "--eval_strategy", "no", "--save_strategy", "no"]
     words += ["--load_best_model_at_end", "false", "--report_to", "none", "--disable_tqdm", "true"]
     words += ["--output_dir", str(Path(folder) / "output"), *given.further]
@@ -77,7 +87,9 @@ def train(given: argparse.Namespace, cached: bool, folder: str) -> dict[str, Any
         "seconds_of_computing": computing,
         "precision": "bf16" if args.bf16 else "fp32",
         "rows_a_step": args.per_device_train_batch_size,
-        "store_mib": sum(s.num_bytes for g in run.cache.stores.values() for s in g.values()) / 2**20 if run.cache else 0,
+        "store_mib": sum(s.num_bytes for g in run.cache.stores.values() for s in g.values()) / 2**20
+        if run.cache
+        else 0,
         "tasks": list(run.loaded),
         "rows_an_epoch": len(run.sampling),
         "padding": run.sampling.plan(args.per_device_train_batch_size).padding,

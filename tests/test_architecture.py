@@ -45,6 +45,7 @@ LIBRARY: dict[str, set[str]] = {
     "task_rows": {"configuration_multitask", "task_schema"},
     "task_data": {"configuration_multitask", "arguments_multitask", "task_rows", "task_schema", "task_sources"},
     "encoder_cache": {"configuration_multitask", "data_collator", "modeling_multitask"},
+    "lora_adapters": {"configuration_multitask", "encoder_cache", "modeling_multitask"},
     "task_features": {"configuration_multitask", "task_data"},
     "task_sampler": {"configuration_multitask"},
     "task_metrics": {"configuration_multitask"},
@@ -78,6 +79,7 @@ LIBRARY: dict[str, set[str]] = {
     "trainer_multitask": {
         "arguments_multitask",
         "hub_folder",
+        "lora_adapters",
         "model_card",
         "non_finite_guard",
         "run_checkpoints",
