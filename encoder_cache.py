@@ -258,6 +258,11 @@ class EncoderCache:
         }
 
     @property
+    def num_bytes(self) -> int:
+        """Bytes of all stores."""
+        return sum(store.num_bytes for groups in self.stores.values() for store in groups.values())
+
+    @property
     def missing(self) -> list[EncoderStore]:
         """The stores that are not there yet."""
         stores = {store.folder: store for groups in self.stores.values() for store in groups.values()}
@@ -266,12 +271,12 @@ class EncoderCache:
     def __str__(self) -> str:
         """A sentence for the plan: rows, size and place, and how much is still to be computed."""
         stores = [store for groups in self.stores.values() for store in groups.values()]
-        rows, size = sum(len(store.dataset) for store in stores), sum(store.num_bytes for store in stores)
+        rows = sum(len(store.dataset) for store in stores)
         missing = sum(store.num_bytes for store in self.missing)
         state = f"{missing / 2**20:,.1f} MiB of it are computed before the first step" if missing else "all there"
         return (
-            f"Encoder cache: the outputs for {rows:,} training and validation rows, {size / 2**20:,.1f} MiB in "
-            f"{self.root} ({state}); training reads them and does not run the encoder."
+            f"Encoder cache: the outputs for {rows:,} training and validation rows, {self.num_bytes / 2**20:,.1f} MiB "
+            f"in {self.root} ({state}); training reads them and does not run the encoder."
         )
 
     def check_disk(self) -> None:

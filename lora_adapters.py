@@ -1,10 +1,10 @@
-"""LoRA: low-rank adapters in the shared encoder are trained in place of its own weights (package `peft`, extra `lora`).
+"""LoRA: low-rank adapters in the shared encoder are trained in place of its weights (package `peft`, extra `lora`).
 
-W x becomes W x + (alpha / r) B A x, with A (r, in) random, B (out, r) zero at first, and W as it was to the last bit (Hu et
-al. 2021, section 4.1, https://arxiv.org/abs/2106.09685; `peft` may vary it: `use_dora`, `use_rslora`). Heads, projection
-and vectors of cases, which are new, train beside them. Whatever asks the model for its weights gets them *merged*, under
-the names that they have without adapters: a saved folder is a plain model that opens without `peft`. What a run goes on
-from are the adapters themselves, in a folder of their own that `peft` opens over the bare encoder, too.
+W x becomes W x + (alpha / r) B A x, with A (r, in) random, B (out, r) zero at first, and W as it was to the last bit
+(Hu et al. 2021, section 4.1, https://arxiv.org/abs/2106.09685; `peft` can vary it: `use_dora`, `use_rslora`). Heads,
+projection and vectors of cases, which are new, train beside them. Whatever asks the model for its weights gets them
+*merged*, under the names that they have without adapters: a saved folder is a plain model that opens without `peft`.
+What a run goes on from are the adapters themselves, in a folder of their own that `peft` opens over the bare encoder.
 
     add_adapters(model, {"r": 8, "lora_alpha": 16})
     ...                                          # train

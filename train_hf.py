@@ -84,7 +84,7 @@ def build_model(
     if arguments.lora is not None:
         if "encoder" in freeze:
             raise ValueError(
-                "lora trains adapters in the encoder, and freeze names the encoder: leave one of both away."
+                "lora trains adapters in the encoder, and freeze names the encoder: leave out one of both."
             )
         add_adapters(model, arguments.lora)
     for name, task in loaded.items():

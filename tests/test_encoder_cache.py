@@ -35,6 +35,7 @@ TASKS = {
 RECIPE = """
 encoder: {encoder}
 projection_dim: 16
+head_dropout: 0.0
 freeze: [encoder]
 cache_encoder: true
 tasks:

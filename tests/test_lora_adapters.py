@@ -1,4 +1,4 @@
-"""Adapters train in place of the encoder's weights, are merged in whatever is saved, and go on exactly where they stood."""
+"""Adapters train in place of the encoder's weights, are merged in what is saved, and go on exactly where they stood."""
 
 import json
 import os
@@ -277,7 +277,7 @@ def test_unknown_and_impossible_options_are_refused_with_the_nearest(recipe, cap
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--freeze", "encoder"], "freeze names the encoder: leave one of both away"),
+        (["--freeze", "encoder"], "freeze names the encoder: leave out one of both"),
         (["--cache_encoder", "true"], "the whole encoder must be frozen"),
         (["--lora.target_modules", "[q_proj]"], "linear layers are called: dense, key, query, value"),
     ],
