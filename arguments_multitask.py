@@ -59,7 +59,7 @@ TASK_CHOICES = {
     "head_activation": HEAD_ACTIVATIONS,
     "format": FORMATS,
 }
-MAPPING_ARGUMENTS = ("tasks", "sampling_shares", "search", "stages")
+MAPPING_ARGUMENTS = ("tasks", "sampling_shares", "lora", "search", "stages")
 """Arguments that are mappings; the command line reaches into them with dots (`--tasks.ner.loss.weight 0.5`)."""
 LIST_ARGUMENTS = ("stages",)
 """Those of them that are lists; the command line gives them as a whole (`--stages "[{epochs: 1}, ...]"`)."""
@@ -147,6 +147,39 @@ class TaskArguments:
 
 
 @dataclass
+class LoraArguments:
+    """`lora:` in a recipe: adapters that are trained in place of the encoder's weights, named as `peft.LoraConfig` is.
+
+    Raises:
+        ValueError: for a value of the wrong type or out of its range.
+    """
+
+    r: int = _option("Rank of an adapter.", 8)
+    lora_alpha: int = _option("An adapter's part counts lora_alpha / r times.", 16)
+    lora_dropout: float = _option("Dropout probability (0-1) in front of an adapter.", 0.0)
+    target_modules: str | list[str] = _option(
+        "Layers that are adapted: ends of their names, a regular expression of whole names, or all-linear.",
+        "all-linear",
+    )
+    exclude_modules: str | list[str] | None = _option("Layers among them that are not, in the same form (none).")
+    use_rslora: bool = _option("Whether it counts lora_alpha / sqrt(r) times (rank-stabilised).", False)
+    use_dora: bool = _option("Whether length and direction of weights are adapted apart (DoRA).", False)
+
+    def __post_init__(self) -> None:
+        """Check types and ranges."""
+        for name, hint in get_type_hints(LoraArguments).items():
+            check_type(f"lora: {name}", getattr(self, name), hint)
+        for name in ("r", "lora_alpha"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"lora: {name} must be at least 1; got {getattr(self, name)!r}.")
+        if not 0 <= self.lora_dropout < 1:
+            raise ValueError(f"lora: lora_dropout is a probability below 1; got {self.lora_dropout!r}.")
+
+
+LORA_FIELDS = {one.name: one for one in dataclasses.fields(LoraArguments)}
+
+
+@dataclass
 class ModelArguments:
     """What the model is: its encoder and what stands between encoder and heads; the heads follow from the tasks."""
 
@@ -178,6 +211,10 @@ class ModelArguments:
         "better, texts get no longer.",
         False,
     )
+    lora: dict[str, Any] | None = _option(
+        "Train low-rank adapters (LoRA, extra lora) in place of the encoder's weights: a mapping with any of "
+        f"{', '.join(LORA_FIELDS)}, as peft has them (--lora.r 8 alone will do); unset, there are none."
+    )
     task_name: str | None = _option(
         "Task that the one-head views and stock pipelines answer with; unset, the first by name of the fitting kind."
     )
@@ -189,6 +226,10 @@ class ModelArguments:
         )
         if not 0 <= self.head_dropout <= 1:
             raise ValueError(f"head_dropout is a probability between 0 and 1; got {self.head_dropout!r}.")
+        if self.lora is not None:
+            check_type("lora", self.lora, dict[str, Any])
+            refuse_unknown_fields("lora", self.lora, frozenset(LORA_FIELDS))
+            self.lora = dataclasses.asdict(LoraArguments(**self.lora))
 
 
 @dataclass
@@ -228,6 +269,12 @@ class DataArguments:
         "before and after training."
     )
     grouping: str = _option("How rows are put into batches: length (similar lengths, less padding) or none.", "length")
+    cache_encoder: bool = _option(
+        "With the whole encoder frozen (freeze: [encoder]): compute its outputs once, and train from the store.", False
+    )
+    encoder_cache_dir: str | None = _option(
+        "Folder of the stores of cache_encoder; unset, multitask_encoder_cache beside the cache of the Hub (HF_HOME)."
+    )
     offline: bool = _option("Never ask the Hub, not even for what is not in the cache.", False)
     nano: bool = _option(
         f"Try the run in about a minute: {NANO_ROWS['train']} train, {NANO_ROWS['validation']} validation and "

@@ -33,6 +33,16 @@ def pad_rows(rows: Sequence[Sequence[int]], value: int, multiple_of: int | None 
     return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows], dtype=torch.long)
 
 
+def stack_pooled(rows: Sequence[dict[str, np.ndarray]]) -> dict[str, Tensor]:
+    """Pooling -> the rows' vectors, zeros where a row has none. Each (rows, hidden_size), float32."""
+    sizes = {pooling: len(vector) for row in rows for pooling, vector in row.items()}
+    stacked = {pooling: np.zeros((len(rows), size), dtype=np.float32) for pooling, size in sizes.items()}
+    for index, row in enumerate(rows):
+        for pooling, vector in row.items():
+            stacked[pooling][index] = vector
+    return {pooling: torch.from_numpy(vectors) for pooling, vectors in stacked.items()}
+
+
 @dataclass
 class MultiTaskDataCollator:
     """Pads a list of features into the batch of `MultiTaskModel.forward`.
@@ -41,6 +51,10 @@ class MultiTaskDataCollator:
     second text), `labels`, task -> label, and where tasks have teachers `teacher_logits`, task -> a teacher's answer (a
     number a class, such a list a token, or one number). An item may carry several labels, and a label may be None where
     it carries another. Keys that are none of these (`length`, `row`) are left out.
+
+    Rows of an `encoder_cache` have the encoder's outputs in place of token ids (`token_states` of their tokens,
+    `pooled_states` and `pair_pooled_states` by pooling, `attention_mask` and `pair_attention_mask` for the lengths) and
+    become the batch of the same shapes; items without an output that others have get zeros.
 
     Args:
         tokenizer: Gives the padding token.
@@ -76,6 +90,15 @@ class MultiTaskDataCollator:
         """Return the batch; see the class."""
         if not features:
             raise ValueError("A batch needs at least one item; got none.")
+        batch = self._pad_texts(features) if "input_ids" in features[0] else self._stack_stored(features)
+        if any("labels" in feature for feature in features):
+            batch["labels"] = self._labels(features, batch["attention_mask"].shape[1])
+        if any(feature.get("teacher_logits") for feature in features):
+            batch["teacher_logits"] = self._teacher_logits(features, batch["attention_mask"].shape[1])
+        return batch
+
+    def _pad_texts(self, features: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """The batch, without labels, of items that come with token ids."""
         batch: dict[str, Any] = self._pad_text([feature["input_ids"] for feature in features])
         if any(feature.get("token_type_ids") is not None for feature in features):
             types = [feature.get("token_type_ids") or [0] * len(feature["input_ids"]) for feature in features]
@@ -85,13 +108,13 @@ class MultiTaskDataCollator:
             pairs = self._pad_text([features[index]["pair_input_ids"] for index in pair_items])
             batch |= {f"pair_{name}": tensor for name, tensor in pairs.items()}
             batch["pair_items"] = torch.tensor(pair_items)
-        if any("labels" in feature for feature in features):
-            batch["labels"] = self._labels(features, batch["input_ids"].shape[1])
-        answers = [{n: v for n, v in (f.get("teacher_logits") or {}).items() if v is not None} for f in features]
-        if any(answers):
-            tokens, names = batch["input_ids"].shape[1], sorted({name for item in answers for name in item})
-            batch["teacher_logits"] = {n: self._answers(n, [item.get(n) for item in answers], tokens) for n in names}
         return batch
+
+    def _teacher_logits(self, features: Sequence[dict[str, Any]], tokens: int) -> dict[str, Tensor]:
+        """Task -> its teacher's answers, for the tasks of which any item has one."""
+        answers = [{n: v for n, v in (f.get("teacher_logits") or {}).items() if v is not None} for f in features]
+        names = sorted({name for item in answers for name in item})
+        return {name: self._answers(name, [item.get(name) for item in answers], tokens) for name in names}
 
     def _answers(self, name: str, values: list[Any], tokens: int) -> Tensor:
         """One task's answers of its teacher, a row an item, NaN where there is none."""
@@ -108,8 +131,33 @@ class MultiTaskDataCollator:
 
     def _pad_text(self, rows: list[list[int]]) -> dict[str, Tensor]:
         ids = pad_rows(rows, self.tokenizer.pad_token_id, self.pad_to_multiple_of)
+        return {"input_ids": ids, "attention_mask": self._mask(rows)}
+
+    def _mask(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """1 for the places of each row, 0 for padding to the longest. Shape (rows, longest), int64."""
         lengths = torch.tensor([len(row) for row in rows])
-        return {"input_ids": ids, "attention_mask": (torch.arange(ids.shape[1]) < lengths[:, None]).long()}
+        width = int(lengths.max())
+        if self.pad_to_multiple_of:
+            width = -(-width // self.pad_to_multiple_of) * self.pad_to_multiple_of
+        return (torch.arange(width) < lengths[:, None]).long()
+
+    def _stack_stored(self, features: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """The batch, without labels, of items that come with the encoder's outputs."""
+        batch: dict[str, Any] = {"attention_mask": self._mask([feature["attention_mask"] for feature in features])}
+        batch["pooled_states"] = stack_pooled([feature.get("pooled_states") or {} for feature in features])
+        pair_items = [index for index, feature in enumerate(features) if feature.get("pair_pooled_states")]
+        if pair_items:
+            pairs = [features[index] for index in pair_items]
+            batch["pair_attention_mask"] = self._mask([feature["pair_attention_mask"] for feature in pairs])
+            batch["pair_pooled_states"] = stack_pooled([feature["pair_pooled_states"] for feature in pairs])
+            batch["pair_items"] = torch.tensor(pair_items)
+        states = {i: f["token_states"] for i, f in enumerate(features) if f.get("token_states") is not None}
+        if states:
+            size = next(iter(states.values())).shape[1]
+            batch["token_states"] = torch.zeros(*batch["attention_mask"].shape, size)
+            for index, rows in states.items():
+                batch["token_states"].numpy()[index, : len(rows)] = rows
+        return batch
 
     def _labels(self, features: Sequence[dict[str, Any]], tokens: int) -> dict[str, Tensor]:
         labels = [{n: v for n, v in (f.get("labels") or {}).items() if v is not None} for f in features]
@@ -129,13 +177,15 @@ class MultiTaskDataCollator:
                 f"Every item needs a label of at least one task; {where} has none. Remove the row, or label it."
             )
         for name, value in labels.items():
-            kind, tokens = self.tasks[name]["kind"], len(feature["input_ids"])
+            kind = self.tasks[name]["kind"]
+            tokens = len(feature["input_ids"] if "input_ids" in feature else feature["attention_mask"])
             if kind == TOKEN_CLASSIFICATION and len(value) != tokens:
                 raise ValueError(
                     f"Task {name!r} needs a tag for each token ({LABEL_PADDING} for none); {where} has {len(value)} "
                     f"tags for {tokens} tokens. Make the features with task_data."
                 )
-            if kind == SENTENCE_SIMILARITY and feature.get("pair_input_ids") is None:
+            has_second = feature.get("pair_input_ids") is not None or bool(feature.get("pair_pooled_states"))
+            if kind == SENTENCE_SIMILARITY and not has_second:
                 raise ValueError(
                     f"Task {name!r} compares two texts, so an item needs pair_input_ids; {where} has none. Give the "
                     "row its second text, or leave out its label."

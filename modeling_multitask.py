@@ -13,7 +13,7 @@ import functools
 import inspect
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -400,6 +400,28 @@ class MultiTaskOutput(ModelOutput):
     item_losses: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class BatchTexts:
+    """What the heads read of a batch: rows are the items, behind them the second texts of pairs, then the twins.
+
+    Attributes:
+        hidden: Token states. Shape (rows, tokens, hidden_size); None where stored outputs come without them. Stored
+            ones have no rows behind the items where there are no twins, since no task reads a second text's tokens.
+        pooled: Pooling -> sentence vectors, projected. Each (rows, embedding_size).
+        items: How many rows are items.
+        tokens: The width of the items' own texts.
+        embedding: The items' sentence embedding. Shape (items, embedding_size); None from stored outputs.
+        layers: `hidden_states` and `attentions`, as far as they were asked for.
+    """
+
+    hidden: Tensor | None
+    pooled: Callable[[str], Tensor]
+    items: int
+    tokens: int
+    embedding: Tensor | None = None
+    layers: dict[str, Any] = field(default_factory=dict)
 
 
 class MultiTaskPreTrainedModel(PreTrainedModel):
@@ -796,14 +818,14 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
         return {name: stack_padded(inputs[name], rows, padding.get(name, 0)) for name, rows in seconds.items()}
 
     def task_answers(
-        self, name: str, hidden: Tensor, pooled: Callable[[str], Tensor], items: int, pair_items: Tensor | None
+        self, name: str, hidden: Tensor | None, pooled: Callable[[str], Tensor], items: int, pair_items: Tensor | None
     ) -> Tensor:
         """Logits of one task.
 
         Args:
             name (str): The task.
             hidden (Tensor): Token states of the items, behind them of the pairs' second texts, then of the twins.
-                Shape (rows, tokens, hidden_size).
+                Shape (rows, tokens, hidden_size). None where stored outputs come without them.
             pooled (Callable): Pooling -> sentence vectors of all these rows. Shape (rows, embedding_size).
             items (int): How many rows are items.
             pair_items (Tensor): The item of each pair. Shape (pairs,).
@@ -823,12 +845,14 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
             cosines[pair_items] = F.cosine_similarity(vectors[pair_items], seconds, dim=-1)
         return cosines
 
-    def head_logits(self, name: str, hidden: Tensor, pooled: Callable[[str], Tensor], rows: slice) -> Tensor:
+    def head_logits(self, name: str, hidden: Tensor | None, pooled: Callable[[str], Tensor], rows: slice) -> Tensor:
         """Logits of a head for some rows of the batch; the other arguments are those of `task_answers`."""
         spec = self.config.tasks[name]
-        is_token_level = spec["kind"] == TOKEN_CLASSIFICATION
-        features = hidden if is_token_level else pooled(spec.get("pooling") or self.config.pooling)
-        return self.heads[name](features[rows])
+        if spec["kind"] != TOKEN_CLASSIFICATION:
+            return self.heads[name](pooled(spec.get("pooling") or self.config.pooling)[rows])
+        if hidden is None:
+            raise ValueError(f"Task {name!r} reads token states, but the stored outputs come without token_states.")
+        return self.heads[name](hidden[rows])
 
     def sentence_vectors(self, hidden: Tensor, mask: Tensor, pooling: str | None = None) -> Tensor:
         """Pooled and projected, not normalised. Shapes (B, T, H), (B, T) -> (B, embedding_size)."""
@@ -942,39 +966,34 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
         labels: dict[str, Tensor] | None = None,
         tasks: Sequence[str] | None = None,
         teacher_logits: dict[str, Tensor] | None = None,
+        token_states: Tensor | None = None,
+        pooled_states: dict[str, Tensor] | None = None,
+        pair_pooled_states: dict[str, Tensor] | None = None,
         **kwargs: Any,
     ) -> MultiTaskOutput:
         """One encoder pass over items and second texts, then the heads; see `MultiTaskModel.forward`."""
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("Give either input_ids or inputs_embeds, and only one of them.")
-        first: Any = input_ids if input_ids is not None else inputs_embeds
-        items, tokens = first.shape[:2]
-        if attention_mask is None:
-            attention_mask = torch.ones((items, tokens), dtype=torch.long, device=first.device)
-        given = {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
-            "token_type_ids": token_type_ids,
-            "position_ids": position_ids,
-            "inputs_embeds": inputs_embeds,
-        }
-        inputs = {name: value for name, value in given.items() if value is not None}
-        if pair_input_ids is not None:
-            inputs = self.with_second_texts(inputs, pair_input_ids, pair_attention_mask)
-        twins = self.twins_of(labels) if self.training and labels is not None else ()
-        if len(twins):
-            inputs = {name: torch.cat([value, value[twins]]) for name, value in inputs.items()}
-        output = self.run_encoder(**inputs, **kwargs)
-        hidden, attention_mask = output.last_hidden_state, inputs["attention_mask"]
+        twins = self.twins_of(labels) if self.training and labels is not None else torch.zeros(0, dtype=torch.long)
+        if token_states is not None or pooled_states is not None:
+            if input_ids is not None or inputs_embeds is not None:
+                raise ValueError("Stored outputs stand in place of a text: give them, or input_ids, but not both.")
+            texts = self.stored_texts(
+                attention_mask, pair_attention_mask, token_states, pooled_states, pair_pooled_states, twins
+            )
+        else:
+            given = {
+                "input_ids": input_ids,
+                "attention_mask": attention_mask,
+                "token_type_ids": token_type_ids,
+                "position_ids": position_ids,
+                "inputs_embeds": inputs_embeds,
+            }
+            inputs = {name: value for name, value in given.items() if value is not None}
+            texts = self.encoded_texts(inputs, pair_input_ids, pair_attention_mask, twins, **kwargs)
+        hidden, pooled, items, tokens = texts.hidden, texts.pooled, texts.items, texts.tokens
         names = self.check_tasks(tasks if tasks is not None else (labels if labels is not None else self.config.tasks))
         unasked = [name for name in labels or {} if name not in names]
         if unasked:
             raise ValueError(f"Labels of {unasked} need their tasks' logits, but tasks={names}: add them there.")
-        embedding = self.sentence_vectors(hidden[:items], attention_mask[:items])
-        if self.config.normalize_embeddings:
-            embedding = F.normalize(embedding, dim=-1)
-        # measured: once a pooling, not once a task, saves 3 % of a step with 50 heads (MiniLM, 32 texts of 18 tokens)
-        pooled = functools.cache(lambda pooling: self.sentence_vectors(hidden, attention_mask, pooling))
         logits = {name: self.task_answers(name, hidden, pooled, items, pair_items) for name in names}
         logits = {name: self.cropped(name, value, tokens) for name, value in logits.items()}
         loss = task_losses = task_items = item_losses = None
@@ -990,15 +1009,94 @@ class MultiTaskPreTrainedModel(PreTrainedModel):
         logits = {name: self.calibrated(name, value) for name, value in logits.items()}
         return MultiTaskOutput(
             loss=loss,
-            last_hidden_state=hidden[:items, :tokens],
-            sentence_embedding=embedding,
+            last_hidden_state=None if hidden is None else hidden[:items, :tokens],
+            sentence_embedding=texts.embedding,
             logits=logits,
             task_losses=task_losses,
             task_items=task_items,
             item_losses=item_losses,
-            hidden_states=output.get("hidden_states"),
-            attentions=output.get("attentions"),
+            **texts.layers,
         )
+
+    def encoded_texts(
+        self,
+        inputs: dict[str, Tensor],
+        pair_input_ids: Tensor | None,
+        pair_attention_mask: Tensor | None,
+        twins: Tensor,
+        **kwargs: Any,
+    ) -> "BatchTexts":
+        """What the heads read, from one pass of the encoder over the items, the second texts and the twins."""
+        if ("input_ids" in inputs) == ("inputs_embeds" in inputs):
+            raise ValueError("Give either input_ids or inputs_embeds, and only one of them.")
+        first = inputs["input_ids"] if "input_ids" in inputs else inputs["inputs_embeds"]
+        items, tokens = first.shape[:2]
+        if "attention_mask" not in inputs:
+            inputs = inputs | {"attention_mask": torch.ones((items, tokens), dtype=torch.long, device=first.device)}
+        if pair_input_ids is not None:
+            inputs = self.with_second_texts(inputs, pair_input_ids, pair_attention_mask)
+        if len(twins):
+            inputs = {name: torch.cat([value, value[twins]]) for name, value in inputs.items()}
+        output = self.run_encoder(**inputs, **kwargs)
+        hidden, mask = output.last_hidden_state, inputs["attention_mask"]
+        embedding = self.sentence_vectors(hidden[:items], mask[:items])
+        if self.config.normalize_embeddings:
+            embedding = F.normalize(embedding, dim=-1)
+        # measured: once a pooling, not once a task, saves 3 % of a step with 50 heads (MiniLM, 32 texts of 18 tokens)
+        pooled = functools.cache(lambda pooling: self.sentence_vectors(hidden, mask, pooling))
+        layers = {name: output.get(name) for name in ("hidden_states", "attentions")}
+        return BatchTexts(hidden, pooled, items, tokens, embedding, layers)
+
+    def stored_texts(
+        self,
+        attention_mask: Tensor | None,
+        pair_attention_mask: Tensor | None,
+        token_states: Tensor | None,
+        pooled_states: dict[str, Tensor] | None,
+        pair_pooled_states: dict[str, Tensor] | None,
+        twins: Tensor,
+    ) -> "BatchTexts":
+        """What the heads read, from the encoder's stored outputs; the encoder does not run.
+
+        The rows, and the width of the token states, are those of the pass that they stand for, so that the heads'
+        dropout draws the same numbers.
+
+        Raises:
+            ValueError: without an attention mask, or for outputs that are not of its shape.
+        """
+        if attention_mask is None:
+            raise ValueError("Stored outputs need the attention_mask of their texts, which says how long these are.")
+        (items, tokens), pairs = attention_mask.shape, 0 if pair_attention_mask is None else len(pair_attention_mask)
+        pooled_states, pair_pooled_states = pooled_states or {}, pair_pooled_states or {}
+        size = self.config.hidden_size
+        given: dict[str, tuple[Tensor, tuple[int, ...]]] = {
+            f"pooled_states[{name!r}]": (value, (items, size)) for name, value in pooled_states.items()
+        }
+        given |= {f"pair_pooled_states[{name!r}]": (v, (pairs, size)) for name, v in pair_pooled_states.items()}
+        given |= {} if token_states is None else {"token_states": (token_states, (items, tokens, size))}
+        for name, (value, shape) in given.items():
+            if value.shape != shape:
+                raise ValueError(
+                    f"{name} must have the shape {shape} that the attention masks and the encoder's {size} features "
+                    f"ask for; got {tuple(value.shape)}."
+                )
+
+        @functools.cache
+        def pooled(pooling: str) -> Tensor:
+            if pooling not in pooled_states:
+                known = ", ".join(pooled_states) or "none"
+                raise ValueError(f"A task here reads {pooling!r} pooling, but pooled_states holds: {known}.")
+            of_items = pooled_states[pooling]
+            seconds = pair_pooled_states.get(pooling, of_items.new_zeros(pairs, size))
+            return self.projection(torch.cat([of_items, seconds, of_items[twins]]))
+
+        hidden = token_states
+        if hidden is not None:  # copied only if need be: in a cached step such a copy is a tenth of the time
+            width = max(tokens, pair_attention_mask.shape[1]) if pair_attention_mask is not None else tokens
+            hidden = hidden if width == tokens else F.pad(hidden, (0, 0, 0, width - tokens))
+            if len(twins):
+                hidden = torch.cat([hidden, hidden.new_zeros(pairs, width, size), hidden[twins]])
+        return BatchTexts(hidden, pooled, items, tokens)
 
 
 def stack_padded(first: Tensor, second: Tensor, value: int) -> Tensor:
@@ -1077,8 +1175,16 @@ class MultiTaskModel(MultiTaskPreTrainedModel):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
+        token_states: Tensor | None = None,
+        pooled_states: dict[str, Tensor] | None = None,
+        pair_pooled_states: dict[str, Tensor] | None = None,
     ) -> MultiTaskOutput | tuple:
         """One pass of the encoder; the embedding and the tasks' logits, with labels also the loss.
+
+        With `token_states` or `pooled_states` in place of a text the encoder does not run: they are what it said of the
+        texts before (`encoder_cache` stores it), and the projection, the heads and the loss are computed from them.
+        `attention_mask`, `pair_attention_mask` and `pair_items` are those of the texts. There is no
+        `sentence_embedding` then, and only tasks can be answered whose states or pooling are given.
 
         Args:
             input_ids (Tensor): The items' tokens. Shape (items, tokens), int64.
@@ -1098,9 +1204,15 @@ class MultiTaskModel(MultiTaskPreTrainedModel):
             output_hidden_states (bool): Whether to return the encoder's layers.
             output_attentions (bool): Whether to return attentions (eager attention only).
             return_dict (bool): False for a tuple.
+            token_states (Tensor): The encoder's last states. Shape (items, tokens, hidden_size); zeros for padding, and
+                for items of which no task reads them.
+            pooled_states (dict): Pooling -> pooled token states, before the projection. Each (items, hidden_size);
+                zeros for items of which no task reads that pooling.
+            pair_pooled_states (dict): Likewise of the second texts of pairs. Each (pairs, hidden_size).
 
         Raises:
-            ValueError: for an unknown task, or not exactly one of `input_ids` and `inputs_embeds`.
+            ValueError: for an unknown task, not exactly one of `input_ids`, `inputs_embeds` and stored outputs, or
+                stored outputs of another shape.
         """
         requested = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
         output = self.run_tasks(
@@ -1115,6 +1227,9 @@ class MultiTaskModel(MultiTaskPreTrainedModel):
             labels,
             tasks,
             teacher_logits,
+            token_states,
+            pooled_states,
+            pair_pooled_states,
             **{name: value for name, value in requested.items() if value is not None},
         )
         return output.to_tuple() if return_dict is False else output

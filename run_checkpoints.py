@@ -41,13 +41,13 @@ UNRECORDED = frozenset(
     project local_rank debug skip_memory_metrics ddp_timeout include_num_input_tokens_seen include_for_metrics
     per_device_eval_batch_size eval_accumulation_steps eval_do_concat_batches eval_use_gather_object batch_eval_metrics
     prediction_loss_only bf16_full_eval fp16_full_eval torch_empty_cache_steps drift_data
-    max_head_drift calibrate search gradient_cosines""".split()
+    max_head_drift encoder_cache_dir calibrate search gradient_cosines""".split()
 )
 """Arguments that say where a run writes, what it prints and how it scores: nothing that it learns depends on them."""
 NOTED = frozenset(
     """eval_strategy eval_steps eval_delay eval_on_start load_best_model_at_end metric_for_best_model greater_is_better
     early_stopping_patience dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers
-    dataloader_prefetch_factor dataloader_multiprocessing_context data_root machine""".split()
+    dataloader_prefetch_factor dataloader_multiprocessing_context data_root cache_encoder machine""".split()
 )
 """What may change and is said: every step stays what it was, but which checkpoint is the best, when training stops or
 (another version or machine) the last bits may not."""

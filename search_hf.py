@@ -24,7 +24,7 @@ from transformers import set_seed
 from arguments_multitask import parse_arguments, read_recipe
 from hyperparameter_search import SearchTrainer, Values, corners, read_space, read_words, with_values, write_recipe
 from input_errors import one_line_errors
-from training_run import PreparedRun, build_trainer, prepare_run, train_model, use_cheaper_steps
+from training_run import PreparedRun, build_trainer, prepare_run, train_model
 
 TRIALS_FILE = "trials.json"
 BEST_FILE = "best_recipe.yaml"
@@ -66,7 +66,6 @@ def prepare(recipe: dict[str, Any], folder: Path) -> PreparedRun:
 def score_of(recipe: dict[str, Any], folder: Path) -> float:
     """Train a recipe; the mean score of its best checkpoint on validation rows, 0 if it diverged."""
     run = prepare(recipe, folder)
-    use_cheaper_steps(run.model, run.args)
     trainer = build_trainer(run)
     try:
         train_model(run, trainer)

@@ -21,11 +21,12 @@ from calibration import calibrate
 from gradient_cosines import GradientCosines, write_cosines
 from head_drift import HeadDrift
 from input_errors import one_line_errors
+from lora_adapters import has_adapters, merge_adapters
 from model_card import describe_run_facts, write_facts
 from task_plots import plot_curves
 from task_report import evaluate_tasks, format_answers, format_scores, protocol
 from trainer_multitask import MultiTaskTrainer
-from training_run import PreparedRun, build_trainer, prepare_run, train_model, use_cheaper_steps
+from training_run import PreparedRun, build_trainer, prepare_run, train_model
 
 logger = logging.getLogger("train_hf")
 
@@ -38,6 +39,7 @@ def configure_logging(args: MultiTaskTrainingArguments) -> None:
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     for name in (
         "train_hf",
+        "encoder_cache",
         "encoder_source",
         "modeling_multitask",
         "run_checkpoints",
@@ -118,6 +120,8 @@ def train(run: PreparedRun, trainer: MultiTaskTrainer) -> None:
     run.model.learn_loss_weights(False)  # a state of training, which stands in its checkpoints
     trainer.save_model()
     trainer.save_state()
+    if has_adapters(run.model):
+        merge_adapters(run.model)  # so that what is scored next is what was saved, to the last bit
 
 
 def evaluate(run: PreparedRun, trainer: MultiTaskTrainer) -> None:
@@ -145,7 +149,6 @@ def main(argv: list[str] | None = None) -> MultiTaskTrainer | None:
         return None
     if args.process_index == 0:
         write_run_facts(run)
-    use_cheaper_steps(run.model, args)
     trainer = build_trainer(run)
     train(run, trainer)
     evaluate(run, trainer)

@@ -33,6 +33,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 from transformers.training_args import ParallelMode
 
 from hub_folder import copy_published
+from lora_adapters import ADAPTERS, has_adapters, load_adapters, save_adapters
 from model_card import write_card
 from non_finite_guard import NonFiniteGuard
 from parameter_groups import carried_over, groups_of_run, trained_names
@@ -242,6 +243,26 @@ class MultiTaskTrainer(Trainer):
         self.log(dict(means))
         self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, means)
         return metrics | means
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Save as ever (adapters appear merged, see `lora_adapters`), and adapters as they are in a folder beside."""
+        super()._save(output_dir, state_dict)
+        if has_adapters(self.model) and self.args.should_save:
+            save_adapters(self.model, Path(output_dir or self.args.output_dir) / ADAPTERS)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """Load weights; of a model with adapters these, which go on where they stood, not the merged ones."""
+        if has_adapters(self.model):
+            load_adapters(self.model, Path(resume_from_checkpoint) / ADAPTERS)
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        """Load the best checkpoint's weights, adapters as above."""
+        if has_adapters(self.model):
+            load_adapters(self.model, Path(self.state.best_model_checkpoint) / ADAPTERS)
+        else:
+            super()._load_best_model()
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Save a checkpoint, marked as incomplete from before its first file until after its last."""

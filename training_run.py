@@ -1,10 +1,10 @@
 """A training run from its arguments to the trained model: what `train_hf.py` and `search_hf.py` have in common.
 
 `prepare_run` reads, builds and checks everything before anything is written or trained, `build_trainer` makes the
-trainer, `train_model` trains. It parses no command line, prints, scores and saves nothing.
+trainer (and computes what a frozen encoder's cache lacks), `train_model` trains. It parses no command line, prints,
+scores and saves nothing.
 
     run = prepare_run(*parse_arguments(["recipes/quickstart.yaml"]))
-    use_cheaper_steps(run.model, run.args)
     trainer = build_trainer(run)
     train_model(run, trainer)
 """
@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 from transformers import AutoTokenizer
 from transformers.trainer_utils import TrainOutput
@@ -25,8 +26,10 @@ from configuration_multitask import FEATURE_EXTRACTION
 from cpu_training import use_bfloat16_states, use_fast_dropout
 from data_collator import MultiTaskDataCollator
 from distillation_multitask import TeacherAnnealing, add_teachers
+from encoder_cache import EncoderCache
 from encoder_source import check_vocabulary, find_encoder
 from input_errors import explain_loading
+from lora_adapters import add_adapters, describe_adapters
 from modeling_multitask import MultiTaskModel
 from run_checkpoints import check_recipe, describe_run, find_checkpoint
 from task_data import LoadedTask, load_tasks, require_split
@@ -52,6 +55,12 @@ def build_model(
     else:
         model, tokenizer = extend_encoder(arguments, loaded, offline)
         model.freeze(freeze)
+    if arguments.lora is not None:
+        if "encoder" in freeze:
+            raise ValueError(
+                "lora trains adapters in the encoder, and freeze names the encoder: leave out one of both."
+            )
+        add_adapters(model, arguments.lora)
     for name, task in loaded.items():
         if "train" in task.splits:
             refuse_frozen(name, task.spec, model)
@@ -135,6 +144,29 @@ def build_sampling(
     )
 
 
+def plan_cache(
+    model: MultiTaskModel, features: TaskFeatures, data: DataArguments, args: MultiTaskTrainingArguments
+) -> EncoderCache:
+    """Where the frozen encoder's outputs are stored, said in `data.notes`; nothing is computed yet.
+
+    Raises:
+        ValueError: if the encoder is not frozen as a whole, or the disk has no room.
+    """
+    autocast = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
+    splits = {"train": features.train, "validation": features.validation}
+    cache = EncoderCache(data.encoder_cache_dir, model, splits, autocast, args.device)
+    cache.check_disk()
+    data.notes.append(str(cache))
+    return cache
+
+
+def read_from_cache(run: "PreparedRun", cache: EncoderCache) -> None:
+    """Let training read the encoder's outputs, in the same order; one process computes what is missing."""
+    with run.args.main_process_first(desc="computing the encoder's outputs"):
+        cache.compute(run.model, MultiTaskDataCollator(run.tokenizer, run.model.config.tasks))
+    run.sampling.read_from(cache.rows("train"))
+
+
 def resume_point(args: MultiTaskTrainingArguments) -> Path | None:
     """The checkpoint to go on from, if any: the one that is named, or the last complete one in `--output_dir`.
 
@@ -188,6 +220,7 @@ class PreparedRun:
         guard (SamplingGuard): What keeps Trainer to that order.
         recipe (dict): What decides where the run ends; each checkpoint holds it.
         resume (Path): The checkpoint to go on from, if any.
+        cache (EncoderCache): The frozen encoder's outputs, where training reads them.
         stages (TrainingStages): The stages, if it has any.
         trained (list): Which parameters are trained at which rate, for print.
     """
@@ -205,6 +238,7 @@ class PreparedRun:
     guard: SamplingGuard
     recipe: dict[str, Any]
     resume: Path | None
+    cache: EncoderCache | None
     stages: TrainingStages | None
     trained: list[str]
 
@@ -241,12 +275,15 @@ def prepare_run(model_args: ModelArguments, data_args: DataArguments, args: Mult
             bool(args.bf16),
         )
         kept_features = load_drift_data(kept, model, tokenizer, data_args, args.max_head_drift)
+    if model_args.lora is not None:
+        data_args.notes.append(describe_adapters(model))
     sampling = build_sampling(features, data_args, args)
     guard = SamplingGuard(sampling)
     guard.check(args)
     recipe = describe_recipe((model_args, data_args, args), model, sampling, teachers)
     if resume is not None:
         check_recipe(resume, recipe, args.resume_changed_recipe)
+    cache = plan_cache(model, features, data_args, args) if data_args.cache_encoder else None
     stages = TrainingStages(model, args.stages, sampling.steps_per_epoch) if args.stages else None
     specs = {name: task.spec for name, task in loaded.items() if "train" in task.splits}
     trained = describe_training(model, args, stages, specs)
@@ -264,13 +301,17 @@ def prepare_run(model_args: ModelArguments, data_args: DataArguments, args: Mult
         guard,
         recipe,
         resume,
+        cache,
         stages,
         trained,
     )
 
 
 def build_trainer(run: PreparedRun) -> MultiTaskTrainer:
-    """The trainer of a run."""
+    """The trainer of a run, its steps as cheap as they can be."""
+    use_cheaper_steps(run.model, run.args)
+    if run.cache is not None:
+        read_from_cache(run, run.cache)
     patience = run.args.early_stopping_patience
     return MultiTaskTrainer(
         model=run.model,
@@ -279,7 +320,7 @@ def build_trainer(run: PreparedRun) -> MultiTaskTrainer:
         data_collator=MultiTaskDataCollator(run.tokenizer, run.model.config.tasks),
         train_dataset=run.sampling,
         recipe=run.recipe,
-        eval_dataset=run.features.validation,
+        eval_dataset=run.cache.rows("validation") if run.cache else run.features.validation,
         compute_metrics=MultiTaskMetrics(run.model.config.tasks),
         preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         callbacks=[run.guard, TeacherAnnealing(), *([TaskEarlyStopping(patience)] if patience else [])],

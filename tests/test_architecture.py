@@ -44,6 +44,8 @@ LIBRARY: dict[str, set[str]] = {
     "task_schema": {"configuration_multitask", "arguments_multitask"},
     "task_rows": {"configuration_multitask", "task_schema"},
     "task_data": {"configuration_multitask", "arguments_multitask", "task_rows", "task_schema", "task_sources"},
+    "encoder_cache": {"configuration_multitask", "data_collator", "modeling_multitask"},
+    "lora_adapters": {"configuration_multitask", "encoder_cache", "modeling_multitask"},
     "task_features": {"configuration_multitask", "task_data"},
     "distillation_multitask": {
         "configuration_multitask",
@@ -104,6 +106,7 @@ LIBRARY: dict[str, set[str]] = {
     "trainer_multitask": {
         "arguments_multitask",
         "hub_folder",
+        "lora_adapters",
         "model_card",
         "non_finite_guard",
         "parameter_groups",
@@ -119,8 +122,10 @@ LIBRARY: dict[str, set[str]] = {
         "cpu_training",
         "data_collator",
         "distillation_multitask",
+        "encoder_cache",
         "encoder_source",
         "input_errors",
+        "lora_adapters",
         "modeling_multitask",
         "run_checkpoints",
         "task_data",
