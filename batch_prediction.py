@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from tqdm import tqdm
+from huggingface_hub.utils import tqdm
 
 from configuration_multitask import (
     FEATURE_EXTRACTION,

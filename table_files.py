@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -191,7 +191,7 @@ def arrow_window(index: int, table: pa.Table) -> Window:
 
 
 @contextmanager
-def open_text(path: Path, mode: str = "r") -> Iterator[TextIO]:
+def open_text(path: Path, mode: str = "r") -> Iterator[IO[str]]:
     """A file of text in UTF-8; bytes that are none pass through as they are (as lone surrogates)."""
     with path.open(
         mode, encoding="utf-8-sig" if mode == "r" else "utf-8", errors="surrogateescape", newline=""
