@@ -1,7 +1,7 @@
 """What training for other tasks does to the plain sentence embedding, with its preservation and without.
 
     python benchmarks/embedding_preservation.py --data_root DATA
-    python benchmarks/embedding_preservation.py --data_root DATA --weights 0 20 50 --seeds 1 2 -- --max_steps 200
+    python benchmarks/embedding_preservation.py --data_root DATA --weights 0 10 50 --seeds 1 2 -- --max_steps 200
 
 The recipe has feature-extraction tasks (which keep the embedding) and tasks that are scored and never trained (which
 say what became of it). The latter are scored before training, then the recipe is trained, for each seed, once for each
@@ -61,7 +61,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", default="recipes/preserved_embedding.yaml")
     parser.add_argument("--data_root", required=True)
-    parser.add_argument("--weights", type=float, nargs="+", default=[0.0, 50.0], help="Of the tasks that keep.")
+    parser.add_argument("--weights", type=float, nargs="+", default=[0.0, 10.0], help="Of the tasks that keep.")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--work", default="outputs/embedding_preservation", help="Folder for the models.")
     parser.add_argument("--output", default=str(ROOT / "benchmarks" / "results" / "embedding_preservation.json"))
