@@ -274,7 +274,7 @@ class MultiTaskConfig(PretrainedConfig):
         cased_vocab_size (int): Tokens of a vocabulary with case variants (see `cased_vocabulary`), where the tokenizer
             has one. Default: none, the tokenizer is the encoder's own.
         learned_loss_weights (bool): Whether every task has a log variance that weighs its loss in training (see
-            `modeling_multitask.LogVariance`); a state of training, which stands in its checkpoints.
+            `losses_multitask.LogVariance`); a state of training, which stands in its checkpoints.
 
     Raises:
         ValueError: for a task, pooling or size that is not valid; see `check_task`.

@@ -3,7 +3,7 @@
 Their logits are computed once, before training, and stored beside the features (memory-mapped by `datasets`, under the
 teacher's weights as key); in training no teacher is in memory. `TeacherAnnealing` moves the weight from teachers to
 labels step by step (BAM!, Clark et al. 2019, section 3, https://arxiv.org/abs/1907.04829). The loss itself is
-`modeling_multitask.taught_losses`; this module trains nothing.
+`losses_multitask.taught_losses`; this module trains nothing.
 
     digests = add_teachers(features, loaded, {"topic": "outputs/topic"}, tokenizer, max_length=256)
     Trainer(model=model, train_dataset=TaskSamplingDataset(features.train, ...), callbacks=[TeacherAnnealing()], ...)

@@ -1,7 +1,7 @@
 """How much each task's loss weighs while a run goes on, beside the static weight of its recipe.
 
 `none` is the plain sum with the static weights, tuned by hand or by `search_hf.py`; the default. `uncertainty` learns a
-log variance a task: parameters of the model (`modeling_multitask.LogVariance`) with a rate of their own. `dwa` is the
+log variance a task: parameters of the model (`losses_multitask.LogVariance`) with a rate of their own. `dwa` is the
 callback below. Either way the loss of a batch stays the sum over its items and their tasks of weight * loss / items, so
 that ranks and accumulation change nothing; evaluation reports plain losses, which can be compared between runs.
 `MultiTaskTrainer` uses both; which is worth what is for an experiment to say.

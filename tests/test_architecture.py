@@ -14,6 +14,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 HUB_MODULES = (
     "configuration_multitask",
     "handler",
+    "losses_multitask",
     "modeling_multitask",
     "pipeline_multitask",
     "sentence_transformers_files",
@@ -24,11 +25,13 @@ LIBRARY: dict[str, set[str]] = {
     "configuration_multitask": set(),
     "pipeline_multitask": {"configuration_multitask"},
     "handler": set(),
+    "losses_multitask": {"configuration_multitask"},
     "sentence_transformers_files": set(),
     # `handler` by name only, so that transformers copies it along
     "modeling_multitask": {
         "configuration_multitask",
         "handler",
+        "losses_multitask",
         "pipeline_multitask",
         "sentence_transformers_files",
     },

@@ -28,7 +28,7 @@ from distillation_multitask import (
     logits_of_words,
     open_teacher,
 )
-from modeling_multitask import losses_of, r_drop_losses, taught_losses, teacher_losses
+from losses_multitask import losses_of, r_drop_losses, taught_losses, teacher_losses
 from saved_model import open_model
 from task_data import load_tasks
 from task_features import build_features

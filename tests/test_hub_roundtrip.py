@@ -240,6 +240,7 @@ def test_the_stock_pipelines_answer_with_the_named_head(found: dict[str, Any], m
 CODE = {
     "configuration_multitask.py",
     "handler.py",
+    "losses_multitask.py",
     "modeling_multitask.py",
     "pipeline_multitask.py",
     "sentence_transformers_files.py",

@@ -19,14 +19,12 @@ from transformers import PreTrainedTokenizerFast, Trainer, TrainingArguments
 
 from configuration_multitask import POOLINGS, MultiTaskConfig, check_task
 from data_collator import MultiTaskDataCollator
+from losses_multitask import cosent_losses, has_label, r_drop_losses
 from modeling_multitask import (
     POOLERS,
     MultiTaskForSequenceClassification,
     MultiTaskForTokenClassification,
     MultiTaskModel,
-    cosent_losses,
-    has_label,
-    r_drop_losses,
 )
 
 TEXTS = (
@@ -739,6 +737,7 @@ def test_every_family_learns_saves_and_reopens_with_the_same_bits(family: str, t
     modules = (
         "configuration_multitask",
         "handler",
+        "losses_multitask",
         "modeling_multitask",
         "pipeline_multitask",
         "sentence_transformers_files",

@@ -35,7 +35,8 @@ import train_hf
 from arguments_multitask import LOSS_BALANCINGS, ModelArguments, MultiTaskTrainingArguments
 from data_collator import MultiTaskDataCollator
 from graph_export import GraphForward
-from modeling_multitask import LogVariance, MultiTaskForSequenceClassification, MultiTaskModel
+from losses_multitask import LogVariance
+from modeling_multitask import MultiTaskForSequenceClassification, MultiTaskModel
 from native_export import write_embedding, write_native
 from task_balancing import dynamic_weights
 from task_sampler import TaskSamplingDataset
