@@ -90,21 +90,26 @@ def together(given: argparse.Namespace, words: list[str], seed: int) -> Run:
     return Run(name, given.output_dir / name, given.recipe, [*words, *measured, f"--seed={seed}"])
 
 
-def compared_tasks(folder: Path, data_args: DataArguments, scored: dict[str, Any]) -> tuple[list[str], dict[str, str]]:
+def compared_tasks(
+    folder: Path, data_args: DataArguments, scored: dict[str, Any], sampling: dict[str, Any]
+) -> tuple[list[str], dict[str, str]]:
     """The tasks that are trained alone, and task -> reason for each of the others.
 
     Args:
         folder (Path): The model that was trained on all of them.
         data_args (DataArguments): The recipe's tasks.
         scored (dict): The protocol of its results: the tasks with rows of the scored split.
+        sampling (dict): The plan of its training, as `run_facts.json` holds it.
 
     Raises:
         ValueError: if there are not two tasks.
     """
     specs = read_json(folder / "config.json")["tasks"]
+    trained = {name for one in sampling["tasks"] for name in one["name"].split("+")}
     reasons = {
         "it keeps the embedding for the others' sake": lambda name: specs[name]["kind"] == FEATURE_EXTRACTION,
         "its loss has weight 0, so it is only evaluated": lambda name: specs[name]["loss"]["weight"] == 0,
+        "it has no training rows, so it is only scored": lambda name: name not in trained,
         "it has no rows of the split that the others are scored on": lambda name: name not in scored,
     }
     left_out = {name: reason for reason, holds in reversed(reasons.items()) for name in data_args.tasks if holds(name)}
@@ -169,7 +174,7 @@ def compare(given: argparse.Namespace, words: list[str]) -> dict[str, Any]:
     seeds = range(1, given.seeds + 1)
     shared = [together(given, words, seed) for seed in seeds]
     first = finish(shared[0], given)
-    tasks, left_out = compared_tasks(shared[0].folder, parsed[0], first["protocol"])
+    tasks, left_out = compared_tasks(shared[0].folder, parsed[0], first["protocol"], first["sampling"])
     budgets = {task: budget_of(task, first["sampling"], parsed[1]) for task in tasks}
     print_budget(budgets, left_out)
     singles = {task: [alone(given, words, parsed, task, budgets[task], seed) for seed in seeds] for task in tasks}

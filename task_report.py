@@ -8,7 +8,7 @@ with it.
     print(format_scores(model.config.tasks, metrics, "test"))
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +86,7 @@ def format_scores(tasks: dict[str, dict[str, Any]], metrics: Mapping[str, Any], 
     """A table of every scored task: rows, primary metric first, then the others."""
     lines = [f"{'task':<16} {'rows':>7}  scores ({prefix})"]
     for name, spec in tasks.items():
-        start = f"{prefix}_{name}_"
-        own = {key.removeprefix(start): value for key, value in metrics.items() if key.startswith(start)}
+        own = metrics_of(name, tasks, metrics, prefix)
         first = primary_metric(spec)
         if first not in own:
             continue
@@ -96,6 +95,14 @@ def format_scores(tasks: dict[str, dict[str, Any]], metrics: Mapping[str, Any], 
         lines.append(f"{name:<16} {int(own['rows']):>7,}  {'  '.join(scores)}")
     lines.append(f"{'mean score':<16} {'':>7}  {metrics[f'{prefix}_mean_score']:.4f}")
     return "\n".join(lines)
+
+
+def metrics_of(name: str, tasks: Iterable[str], metrics: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """What was scored of one task, keys without prefix and name, and nothing of a task called `<name>_...`."""
+    start = f"{prefix}_{name}_"
+    others = tuple(f"{prefix}_{other}_" for other in tasks if other.startswith(f"{name}_"))
+    found = {key: value for key, value in metrics.items() if key.startswith(start) and not key.startswith(others)}
+    return {key.removeprefix(start): value for key, value in found.items()}
 
 
 def format_answer(answer: Any) -> str:

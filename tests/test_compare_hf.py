@@ -49,6 +49,12 @@ tasks:
     dataset: builtin:sentence_type
     max_rows: {{train: 16, validation: 8, test: 8}}
     loss: {{weight: 0}}
+  scored:
+    dataset: builtin:similarity
+    kind: sentence-similarity
+    columns: {{text: sentence1, text_pair: sentence2, label: score}}
+    splits: {{train: null, validation: null, test: test}}
+    max_rows: {{test: 8}}
 sampling_strategy: shares
 sampling_shares: {{topic: 2, entities: 2, anchor: 1, quiet: 1}}
 num_train_epochs: 2
@@ -202,10 +208,11 @@ def test_scores_and_intervals_are_those_of_the_runs(compared: Path) -> None:
 
 
 def test_what_cannot_be_trained_alone_is_said_and_not_compared(compared: Path) -> None:
-    """An embedding that is kept, and a task whose loss counts nothing."""
+    """An embedding that is kept, a task whose loss counts nothing, and one without training rows."""
     reasons = facts_of(compared)["not_compared"]
-    assert reasons.keys() == {"anchor", "quiet"}
+    assert reasons.keys() == {"anchor", "quiet", "scored"}
     assert "keeps the embedding" in reasons["anchor"] and "weight 0" in reasons["quiet"]
+    assert "no training rows" in reasons["scored"]
     report = (compared / "report.md").read_text()
     assert all(f"Not compared: {name}, {reason}." in report for name, reason in reasons.items())
 
