@@ -233,7 +233,7 @@ def test_mixed_precision_balances_as_float32_does(tmp_path, balancing):
     exact, mixed = trained(tmp_path, balancing), trained(tmp_path, balancing, bf16=True)
     weights = last_weights(exact)
     assert max(abs(weights[name] / WEIGHTS[name] - 1) for name in WEIGHTS) > 0.02, "the premise: the weights moved"
-    assert last_weights(mixed) == pytest.approx(weights, rel=0.005)
+    assert last_weights(mixed) == pytest.approx(weights, rel=5e-4)
     assert {parameter.dtype for parameter in mixed.model.log_variances.parameters()} <= {torch.float32}
 
 
