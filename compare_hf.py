@@ -76,6 +76,7 @@ def check_comparable(recipe: str, data_args: DataArguments, args: MultiTaskTrain
         raise ValueError(f"A comparison needs several tasks; {recipe} has {', '.join(data_args.tasks)} alone.")
     switches = {"dry_run": data_args.dry_run, "push_to_hub": args.push_to_hub}
     switches["resume_from_checkpoint"] = bool(args.resume_from_checkpoint)
+    switches["stages"] = bool(args.stages)  # they end at epochs of all tasks, which a task alone does not have
     if given := [name for name, value in switches.items() if value]:
         raise ValueError(
             f"A comparison trains every run to its end in a folder of its own; leave {', '.join(given)} away. "

@@ -338,6 +338,7 @@ def test_a_comparison_through_the_command_line(recipe: Path, tmp_path: Path) -> 
         (["--dry_run"], "leave dry_run away"),
         (["--push_to_hub"], "leave push_to_hub away"),
         (["--resume_from_checkpoint", "last"], "goes on by itself"),
+        (["--stages", "[{epochs: 2}]"], "leave stages away"),
         (["--tasks", "{topic: {dataset: 'builtin:topic'}}", "--sampling_strategy", "uniform", "--sampling_shares",
           "{topic: 1}"], "has topic alone"),
         (["--learning_rat", "1"], "there is no argument --learning_rat"),
