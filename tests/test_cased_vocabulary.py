@@ -16,7 +16,7 @@ from cased_vocabulary import CAPITALISED, LOWER, UPPER, cased_tokenizer
 from configuration_multitask import MultiTaskConfig
 from encoder_source import ALL_MINILM_L6_V2, find_encoder
 from modeling_multitask import CasedEmbedding, MultiTaskModel
-from trainer_multitask import parameter_groups
+from parameter_groups import parameter_groups
 from training_run import build_model
 
 UNCASED = ("bert", "minilm", "mpnet", "distilbert", "electra")
@@ -160,6 +160,7 @@ def test_the_new_vectors_learn_at_the_heads_rate_and_the_encoders_at_its_own(enc
     model, tokenizer = build_model(arguments, {}, offline=True)
     assert model.config.cased_vocab_size == len(tokenizer) == model.get_input_embeddings().num_embeddings
     embedding = model.get_input_embeddings()
-    rates = {id(p): group["lr"] for group in parameter_groups(model, 1e-4, 1e-3, 0.01) for p in group["params"]}
+    groups = parameter_groups(model, learning_rate=1e-4, weight_decay=0.01, head_learning_rate=1e-3)
+    rates = {id(parameter): group["lr"] for group in groups for _, parameter in group["params"]}
     assert rates[id(embedding.case.weight)] == 1e-3
     assert rates[id(embedding.base.weight)] == 1e-4
