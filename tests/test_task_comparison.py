@@ -197,6 +197,10 @@ def test_seeds_that_scored_other_rows_are_pooled_over_all_rows() -> None:
     assert both.difference == pytest.approx(np.mean([one.difference for one in single]))
     width = np.mean([np.ptp(one.interval) for one in single]) / np.sqrt(2)
     assert np.ptp(both.interval) == pytest.approx(width, rel=0.08)
+    first, second = pairs[0]
+    swapped = [TaskPredictions(one.spec, halves[1], one.labels, one.predictions) for one in (second, first)]
+    opposed = compare_task([(first, second), tuple(swapped)], 4000)
+    assert opposed.difference == 0 and np.ptp(opposed.interval) > 0.01, "each half is drawn for itself"
 
 
 def test_the_interval_covers_the_true_difference_as_often_as_it_says() -> None:
