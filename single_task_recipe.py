@@ -1,10 +1,10 @@
 """From a recipe of several tasks, the run of one of them alone under the same budget.
 
 The same budget means: the task alone draws as many of its rows as it drew in the run of all tasks (so as many passes
-over the same rows), in batches of the same size, with the same learning rates, schedule, seed and everything else. Its
-optimizer steps follow: rows drawn / rows a step. So the models of all tasks alone take together as many steps, and see
-as many rows, as the one model of all tasks; each of them is evaluated as often as that one, and its best checkpoint is
-chosen by its own score. Nothing is read or trained here.
+over the same rows), in batches of the same size, with the same learning rates, schedule, seed and everything else, but
+without a teacher (`distill_from`). Its optimizer steps follow: rows drawn / rows a step. So the models of all tasks
+alone take together as many steps, and see as many rows, as the one model of all tasks; each of them is evaluated as
+often as that one, and its best checkpoint is chosen by its own score. Nothing is read or trained here.
 
     budget = budget_of("ner", sampling, args)           # `sampling` as the run of all tasks wrote it
     recipe = recipe_alone(read_recipe("recipes/x.yaml"), "ner", data_args.tasks)
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from arguments_multitask import MAPPING_ARGUMENTS, MultiTaskTrainingArguments, take_overrides
+from configuration_multitask import TEACHER_LOSS_FIELDS
 
 BEST_OF_ANY = ("eval_mean_score", "eval_loss")
 """Metrics that choose a checkpoint whatever the tasks are."""
@@ -61,11 +62,18 @@ def budget_of(task: str, sampling: dict[str, Any], args: MultiTaskTrainingArgume
 
 
 def recipe_alone(recipe: dict[str, Any], task: str, tasks: Collection[str]) -> dict[str, Any]:
-    """The recipe of `tasks` with one of them left; what names the others is gone."""
+    """The recipe of `tasks` with one of them left; what names the others, and its teacher, are gone."""
     others = set(tasks) - {task}
     named = (*MAPPING_ARGUMENTS, "freeze")
     alone = {key: without(value, others) if key in named else value for key, value in recipe.items()}
+    alone["tasks"] = {task: untaught(alone["tasks"][task])}
     return {key: value for key, value in alone.items() if key != "task_name" or value == task}
+
+
+def untaught(entry: dict[str, Any]) -> dict[str, Any]:
+    """An entry under `tasks:` that learns from labels alone: what sharing is compared with has no teacher."""
+    entry = without(entry, {"distill_from"})
+    return entry | ({"loss": without(entry["loss"], TEACHER_LOSS_FIELDS)} if entry.get("loss") else {})
 
 
 def options_alone(
@@ -82,7 +90,8 @@ def options_alone(
     """
     others = set(tasks) - {task}
     plain, overrides = take_overrides(list(words))
-    own = [(path, value) for path, value in overrides if not others & set(path[1:2])]
+    dropped = TEACHER_LOSS_FIELDS | {"distill_from"}
+    own = [(path, value) for path, value in overrides if not others & set(path[1:2]) and path[-1] not in dropped]
     options = [*plain, *(f"--{'.'.join(path)}={json.dumps(without(value, others))}" for path, value in own)]
     options.append(f"--max_steps={budget.steps}")
     if others & set(args.freeze):

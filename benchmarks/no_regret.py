@@ -1,4 +1,4 @@
-"""Train a recipe with its own single-task models as teachers ("no-regret mode"), beside single tasks and plain sum.
+"""Train a recipe with its own single-task models as teachers ("no-regret mode"), and compare it with them.
 
     python benchmarks/no_regret.py recipes/six_tasks.yaml --data_root DATA --singles outputs/compare_six_tasks
     python benchmarks/no_regret.py RECIPE --data_root DATA --singles DIR --seeds 1 2 -- --learning_rate 1e-4
@@ -6,8 +6,11 @@
 `--singles` is a folder of finished runs, `<task>-seed<S>` of each task alone and, as control, `together-seed<S>` of all
 tasks without teachers: what `compare_hf.py` leaves, or any runs of `train_hf.py` under those names. Tasks without such
 a folder have no teacher. For each seed `python train_hf.py RECIPE --seed S --tasks.<task>.distill_from ...` goes to
-`taught-seed<S>` beside them; a finished one is kept. What follows `--` goes to `train_hf.py`. The test scores of all
-go to `benchmarks/results/no_regret_<recipe>.json`; the runs' folders have all else.
+`taught-seed<S>` beside them; a finished one is kept. What follows `--` goes to `train_hf.py`.
+
+`benchmarks/results/no_regret_<recipe>.json` gets the test scores of all, and for the plain sum and the taught model the
+difference to the single-task models with its paired-bootstrap interval, seeds pooled (`task_comparison`). Nothing is
+regretted if no task's interval of the taught model lies below -0.3 points and its mean score is not below theirs.
 """
 
 import argparse
@@ -20,8 +23,12 @@ from typing import Any
 from recipe_results import ROOT, hardware, without_paths  # first: it puts the sources on the path
 
 from arguments_multitask import parse_arguments
+from task_comparison import compare_task
 from task_metrics import primary_metric
+from task_predictions import predictions_path, read_predictions
 
+REGRET = -0.003
+"""Difference to a single-task model below which a task would have been better off alone."""
 RESULTS = "all_results.json"
 """What a finished run leaves in its folder."""
 
@@ -57,6 +64,27 @@ def run_seed(recipe: str, tasks: list[str], singles: Path, seed: int, further: l
     }
 
 
+def differences(system: str, tasks: list[str], singles: Path, seeds: list[int]) -> dict[str, Any]:
+    """Task -> difference of a system (`together`, `taught`) to the single-task models, over some seeds."""
+
+    def answers(name: str, task: str) -> Any:
+        return read_predictions(predictions_path(singles / name, "test", task))
+
+    found = {}
+    for task in tasks:
+        pairs = [(answers(f"{task}-seed{seed}", task), answers(f"{system}-seed{seed}", task)) for seed in seeds]
+        one = compare_task(pairs)
+        found[task] = {"difference": one.difference, "interval": one.interval, "by_seed": one.by_seed}
+    return found
+
+
+def judge(compared: dict[str, Any]) -> dict[str, Any]:
+    """Whether anything is regretted: tasks whose whole interval lies below `REGRET`, and the mean difference."""
+    mean = sum(one["difference"] for one in compared.values()) / len(compared)
+    regretted = [task for task, one in compared.items() if one["interval"][1] < REGRET]
+    return {"mean_difference": mean, "regretted": regretted, "no_regret": not regretted and mean >= 0}
+
+
 def main() -> None:
     """Parse, train each seed, write the file after each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -74,9 +102,18 @@ def main() -> None:
     runs = []
     for seed in given.seeds:
         runs.append(run_seed(given.recipe, tasks, singles, seed, further))
-        report = {"recipe": given.recipe, "hardware": hardware(), "runs": runs}
+        seeds, compared = [run["seed"] for run in runs], list(runs[0]["single"])
+        systems = {name: differences(name, compared, singles, seeds) for name in ("together", "taught")}
+        verdicts = {name: judge(found) for name, found in systems.items()}
+        report = {
+            "recipe": given.recipe,
+            "hardware": hardware(),
+            "verdicts": verdicts,
+            "compared": systems,
+            "runs": runs,
+        }
         output.write_text(json.dumps(report, indent=2) + "\n")
-        print(json.dumps(runs[-1], indent=2), f"written to {output}", sep="\n", flush=True)
+        print(json.dumps(verdicts, indent=2), f"written to {output}", sep="\n", flush=True)
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ LIBRARY: dict[str, set[str]] = {
     "trained_start": {"arguments_multitask", "configuration_multitask", "modeling_multitask", "saved_model"},
     "model_card": {"configuration_multitask", "task_data", "task_metrics", "task_report"},
     "recipe_runs": {"arguments_multitask", "model_card", "run_checkpoints"},
-    "single_task_recipe": {"arguments_multitask"},
+    "single_task_recipe": {"arguments_multitask", "configuration_multitask"},
     "comparison_report": {"gradient_cosines", "single_task_recipe", "task_comparison", "task_plots"},
     "hub_folder": set(),
     "hub_repository": {"hub_folder", "input_errors"},

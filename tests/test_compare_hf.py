@@ -137,6 +137,19 @@ def test_the_recipe_of_a_task_alone_names_no_other_task(recipe: Path) -> None:
     assert {key: alone[key] for key in same} == {key: content[key] for key in same}
 
 
+def test_a_task_alone_has_no_teacher(recipe: Path) -> None:
+    """In the recipe and on the command line; the other options of its loss stay."""
+    taught = {"dataset": "builtin:topic", "distill_from": "T", "loss": {"weight": 2, "label_share": [0.5, 0.5]}}
+    content = {"tasks": {"topic": taught, "ner": {"dataset": "x"}}}
+    alone = recipe_alone(content, "topic", ("topic", "ner"))
+    assert alone["tasks"] == {"topic": {"dataset": "builtin:topic", "loss": {"weight": 2}}}
+    words = ["--tasks.topic.distill_from=T", "--tasks.topic.loss.distillation_temperature", "2"]
+    data, args = arguments_of(recipe)
+    budget = Budget(rows=48, drawn=96, steps=12, all_steps=24)
+    options = options_alone([*words, "--tasks.topic.loss.weight=3"], "topic", data.tasks, budget, args)
+    assert options[0] == "--tasks.topic.loss.weight=3" and not [word for word in options if "distill" in word]
+
+
 def test_arguments_of_other_tasks_do_not_reach_a_task_alone(recipe: Path, tmp_path: Path) -> None:
     """What is left is a command line that train_hf takes, with the task's own arguments and its budget."""
     words = ["--tasks.topic.loss.weight", "0.5", "--tasks.entities.dropout=0.2", "--sampling_shares.anchor", "3"]
