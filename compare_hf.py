@@ -19,7 +19,7 @@ from typing import Any
 import transformers
 import yaml
 
-from arguments_multitask import DataArguments, MultiTaskTrainingArguments, parse_arguments, read_recipe
+from arguments_multitask import DataArguments, MultiTaskTrainingArguments
 from comparison_report import (
     FILE_NAME,
     insert_report,
@@ -33,6 +33,7 @@ from configuration_multitask import FEATURE_EXTRACTION
 from gradient_cosines import FILE_NAME as COSINES_FILE
 from input_errors import one_line_errors
 from model_card import read_json, write_card
+from recipe_arguments import parse_arguments, read_recipe
 from recipe_runs import Run, hardware, without_paths
 from saved_model import open_model
 from single_task_recipe import Budget, budget_of, options_alone, recipe_alone

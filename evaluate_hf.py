@@ -14,9 +14,10 @@ import logging
 import torch
 from transformers import TrainingArguments
 
-from arguments_multitask import SPLITS, parse_arguments
+from arguments_multitask import SPLITS
 from data_collator import MultiTaskDataCollator
 from input_errors import one_line_errors
+from recipe_arguments import parse_arguments
 from saved_model import open_model
 from task_data import load_tasks, require_split
 from task_features import build_features

@@ -13,9 +13,9 @@ from typing import Any
 from datasets import Dataset
 from transformers import Trainer, TrainingArguments
 
-from arguments_multitask import parse_arguments
 from data_collator import MultiTaskDataCollator
 from modeling_multitask import MultiTaskModel
+from recipe_arguments import parse_arguments
 from task_data import load_tasks, require_split
 from task_features import build_features
 from task_metrics import MultiTaskMetrics, preprocess_logits_for_metrics, primary_metric

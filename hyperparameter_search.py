@@ -21,8 +21,9 @@ from transformers import Trainer
 from transformers.integrations import is_optuna_available
 from transformers.trainer_utils import TrainOutput
 
-from arguments_multitask import RecipeLoader, apply_override, fits, read_yaml, take_overrides
+from arguments_multitask import fits
 from configuration_multitask import refuse_unknown_fields
+from recipe_arguments import RecipeLoader, apply_override, read_yaml, take_overrides
 
 STUDY = "search"
 RANGE_FIELDS = frozenset({"low", "high", "log", "step"})

@@ -23,8 +23,8 @@ from typing import Any
 import torch
 import transformers
 
-from arguments_multitask import read_recipe
 from model_card import read_json, read_scores, sizes
+from recipe_arguments import read_recipe
 from run_checkpoints import checkpoint_problems, list_checkpoints, recipe_changes
 
 SCRIPT = Path(__file__).resolve().with_name("train_hf.py")

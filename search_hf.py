@@ -21,9 +21,9 @@ from typing import Any
 import transformers
 from transformers import set_seed
 
-from arguments_multitask import parse_arguments, read_recipe
 from hyperparameter_search import SearchTrainer, Values, corners, read_space, read_words, with_values, write_recipe
 from input_errors import one_line_errors
+from recipe_arguments import parse_arguments, read_recipe
 from training_run import PreparedRun, build_trainer, prepare_run, train_model
 
 TRIALS_FILE = "trials.json"

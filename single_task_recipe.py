@@ -17,8 +17,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from arguments_multitask import MAPPING_ARGUMENTS, MultiTaskTrainingArguments, take_overrides
+from arguments_multitask import MAPPING_ARGUMENTS, MultiTaskTrainingArguments
 from configuration_multitask import TEACHER_LOSS_FIELDS
+from recipe_arguments import take_overrides
 
 BEST_OF_ANY = ("eval_mean_score", "eval_loss")
 """Metrics that choose a checkpoint whatever the tasks are."""

@@ -16,13 +16,14 @@ import transformers
 from datasets import disable_progress_bars
 from transformers import set_seed
 
-from arguments_multitask import MultiTaskTrainingArguments, parse_arguments
+from arguments_multitask import MultiTaskTrainingArguments
 from calibration import calibrate
 from gradient_cosines import GradientCosines, write_cosines
 from head_drift import HeadDrift
 from input_errors import one_line_errors
 from lora_adapters import has_adapters, merge_adapters
 from model_card import describe_run_facts, write_facts
+from recipe_arguments import parse_arguments
 from task_plots import plot_curves
 from task_report import evaluate_tasks, format_answers, format_scores, protocol
 from trainer_multitask import MultiTaskTrainer

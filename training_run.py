@@ -20,7 +20,7 @@ from datasets import Dataset
 from transformers import AutoTokenizer
 from transformers.trainer_utils import TrainOutput
 
-from arguments_multitask import DataArguments, ModelArguments, MultiTaskTrainingArguments, parse_arguments
+from arguments_multitask import DataArguments, ModelArguments, MultiTaskTrainingArguments
 from cased_vocabulary import cased_tokenizer
 from configuration_multitask import FEATURE_EXTRACTION
 from cpu_training import use_bfloat16_states, use_fast_dropout
@@ -31,6 +31,7 @@ from encoder_source import check_vocabulary, find_encoder
 from input_errors import explain_loading
 from lora_adapters import add_adapters, describe_adapters
 from modeling_multitask import MultiTaskModel
+from recipe_arguments import parse_arguments
 from run_checkpoints import check_recipe, describe_run, find_checkpoint
 from task_data import LoadedTask, load_tasks, require_split
 from task_features import TaskFeatures, build_features

@@ -20,8 +20,8 @@ from typing import Any
 
 from recipe_results import ROOT, hardware, without_paths  # first: it puts the sources on the path
 
-from arguments_multitask import parse_arguments
 from configuration_multitask import FEATURE_EXTRACTION
+from recipe_arguments import parse_arguments
 from task_metrics import primary_metric
 from task_report import evaluate_tasks
 from training_run import build_trainer, prepare_run

@@ -28,7 +28,7 @@ from datasets import disable_progress_bars
 from recipe_results import ROOT, hardware, without_paths
 from transformers import PrinterCallback, TrainerCallback, set_seed
 
-from arguments_multitask import parse_arguments
+from recipe_arguments import parse_arguments
 from training_run import build_trainer, prepare_run
 
 CLOCKS = ("wall", "processor")

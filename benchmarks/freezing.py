@@ -24,7 +24,7 @@ from recipe_results import ROOT, hardware, without_paths
 from transformers import TrainerCallback
 
 import train_hf
-from arguments_multitask import parse_arguments
+from recipe_arguments import parse_arguments
 from task_report import evaluate_tasks
 from training_run import build_trainer, prepare_run
 

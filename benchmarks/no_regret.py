@@ -22,7 +22,7 @@ from typing import Any
 
 from recipe_results import ROOT, hardware, without_paths  # first: it puts the sources on the path
 
-from arguments_multitask import parse_arguments
+from recipe_arguments import parse_arguments
 from task_comparison import compare_task
 from task_metrics import primary_metric
 from task_predictions import predictions_path, read_predictions

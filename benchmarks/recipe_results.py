@@ -22,8 +22,8 @@ from transformers import pipeline
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from arguments_multitask import parse_arguments  # noqa: E402
 from configuration_multitask import TOKEN_CLASSIFICATION, has_entities  # noqa: E402
+from recipe_arguments import parse_arguments  # noqa: E402
 from recipe_runs import hardware, read_result, train_apart, without_paths  # noqa: E402
 from task_data import join_words, load_tasks  # noqa: E402
 

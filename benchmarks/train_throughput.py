@@ -63,10 +63,11 @@ from transformers import (
 )
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from arguments_multitask import DataArguments, ModelArguments, MultiTaskTrainingArguments, parse_arguments
+from arguments_multitask import DataArguments, ModelArguments, MultiTaskTrainingArguments
 from configuration_multitask import TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION
 from data_collator import MultiTaskDataCollator
 from encoder_source import find_encoder
+from recipe_arguments import parse_arguments
 from task_data import LoadedTask, load_tasks
 from task_features import TaskFeatures, build_features
 from task_plots import TASK_COLORS, has_matplotlib, save, style_axes

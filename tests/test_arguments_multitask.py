@@ -17,10 +17,9 @@ from arguments_multitask import (
     MultiTaskTrainingArguments,
     TaskArguments,
     find_bf16,
-    parse_arguments,
-    read_yaml,
 )
 from configuration_multitask import SPEC_FIELDS
+from recipe_arguments import parse_arguments, read_yaml
 
 RECIPES = sorted((Path(__file__).resolve().parent.parent / "recipes").glob("*.yaml"))
 TWO_TASKS = """

@@ -17,10 +17,11 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tiny_models import TINY_TASKS, tiny_encoder, tiny_tokenizer
 
-from arguments_multitask import TaskArguments, parse_arguments
+from arguments_multitask import TaskArguments
 from configuration_multitask import TASK_KINDS, MultiTaskConfig
 from input_errors import is_refusal
 from modeling_multitask import MultiTaskModel
+from recipe_arguments import parse_arguments
 from task_data import tokenize_rows
 from task_rows import canonical_rows
 from task_schema import infer_schema

@@ -21,10 +21,10 @@ from card_validation import card_errors
 import compare_hf
 import recipe_runs
 import train_hf
-from arguments_multitask import parse_arguments, read_recipe
 from comparison_report import insert_report, mean_cosines, render, strongest_opponent, summarise_cost, table
 from hub_folder import copy_published, published_files
 from model_card import build_card
+from recipe_arguments import parse_arguments, read_recipe
 from recipe_runs import Run, read_result, without_paths
 from single_task_recipe import Budget, budget_of, options_alone, recipe_alone
 from task_plots import has_matplotlib

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from arguments_multitask import TaskArguments, parse_arguments
+from arguments_multitask import TaskArguments
+from recipe_arguments import parse_arguments
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RECIPES = sorted((REPOSITORY / "recipes").glob("*.yaml"))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from arguments_multitask import parse_arguments
+from recipe_arguments import parse_arguments
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))

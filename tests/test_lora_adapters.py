@@ -15,7 +15,7 @@ from test_trainer_multitask import FOUR_TASKS, StopAt, arguments, data_of, large
 from tiny_models import ENCODER_FAMILIES, tiny_encoder, tiny_tokenizer, vocabulary_size
 
 import train_hf
-from arguments_multitask import MultiTaskTrainingArguments, parse_arguments
+from arguments_multitask import MultiTaskTrainingArguments
 from cased_vocabulary import cased_tokenizer
 from configuration_multitask import MultiTaskConfig
 from cpu_training import FastDropout, use_bfloat16_states, use_fast_dropout
@@ -30,6 +30,7 @@ from lora_adapters import (
     save_adapters,
 )
 from modeling_multitask import MultiTaskModel
+from recipe_arguments import parse_arguments
 from task_sampler import TaskSamplingDataset
 
 peft = pytest.importorskip("peft")

@@ -11,8 +11,8 @@ pytest.importorskip("optuna", reason="the extra `search` is not installed")
 
 import search_hf
 import train_hf
-from arguments_multitask import RecipeLoader
 from hyperparameter_search import RecipeDumper, corners, read_space, read_words, suggest, with_values
+from recipe_arguments import RecipeLoader
 
 RECIPE = """
 encoder: {encoder}

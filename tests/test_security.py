@@ -18,10 +18,11 @@ from tiny_models import tiny_encoder, tiny_tokenizer
 
 import evaluate_hf
 import train_hf
-from arguments_multitask import TaskArguments, parse_arguments
+from arguments_multitask import TaskArguments
 from configuration_multitask import check_task_name
 from encoder_source import find_encoder
 from modeling_multitask import MultiTaskModel
+from recipe_arguments import parse_arguments
 from task_sources import hub_or_local
 
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -15,8 +15,9 @@ from transformers import AutoTokenizer
 
 import evaluate_hf
 import train_hf
-from arguments_multitask import ModelArguments, parse_arguments
+from arguments_multitask import ModelArguments
 from modeling_multitask import MultiTaskModel
+from recipe_arguments import parse_arguments
 from task_data import load_tasks
 from training_run import build_model
 
