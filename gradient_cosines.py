@@ -85,7 +85,8 @@ class GradientCosines(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Measure and log after every `every` steps, in the first process."""
         steps = self.every if self.every >= 1 else max(1, round(self.every * state.max_steps))
-        if state.global_step % int(steps) or not state.is_world_process_zero:
+        is_due = state.global_step % int(steps) == 0 and self.parameters  # none in a stage that freezes the encoder
+        if not is_due or not state.is_world_process_zero:
             return
         start = time.perf_counter()
         cosines = self.measure(state.global_step)
@@ -96,9 +97,9 @@ class GradientCosines(TrainerCallback):
             for j, other in enumerate(names)
             if i <= j
         }
-        is_due = control.should_log  # the log below would take it for done
+        should_log = control.should_log  # the log below would take it for done
         self.trainer.log(logs | {SECONDS: time.perf_counter() - start})
-        control.should_log = is_due
+        control.should_log = should_log
 
     def measure(self, step: int) -> np.ndarray:
         """The matrix of cosines with the present weights, NaN for a gradient of zeros. Shape (tasks, tasks).

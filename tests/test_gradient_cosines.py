@@ -18,6 +18,7 @@ import train_hf as command
 from gradient_cosines import GradientCosines, as_lists, probe_features, read_log, write_cosines
 from task_plots import has_matplotlib
 from task_sampler import TaskSamplingDataset
+from training_stages import TrainingStages, train_in_stages
 
 RECIPE = """
 encoder: {encoder}
@@ -124,6 +125,17 @@ def test_a_frozen_part_of_the_encoder_is_left_out(tmp_path: Path) -> None:
     trainer.model.freeze("encoder")
     with pytest.raises(ValueError, match="several tasks want of an encoder that learns; here 4 tasks .* 0 trainable"):
         measured(trainer)
+
+
+def test_a_stage_that_freezes_the_encoder_is_not_measured(tmp_path: Path) -> None:
+    trainer = four_tasks_trainer(tmp_path)
+    measured(trainer)
+    stages = [{"epochs": 1, "freeze": ["encoder"]}, {"epochs": 1, "freeze": []}]
+    steps = trainer.train_dataset.steps_per_epoch
+    trainer.args.num_train_epochs = 2
+    train_in_stages(trainer, TrainingStages(trainer.model, stages, steps))
+    found = [one["step"] for one in read_log(trainer.state.log_history, FOUR_TASKS)["measurements"]]
+    assert found == [step for step in range(steps + 1, 2 * steps + 1) if step % 2 == 0] and found
 
 
 def test_one_task_and_cut_gradients_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
