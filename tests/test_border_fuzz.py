@@ -7,7 +7,7 @@ Hypothesis spoils a valid recipe, fills columns with anything, and asks the mode
 import copy
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -278,13 +278,23 @@ def model() -> MultiTaskModel:
     return MultiTaskModel(config, encoder=encoder).eval()
 
 
+@pytest.fixture(scope="module")
+def quiet() -> Iterator[None]:
+    """No warning of a text that is cut; the level is put back, since loggers outlive a test."""
+    logger = logging.getLogger("pipeline_multitask")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    yield
+    logger.setLevel(level)
+
+
+@pytest.mark.usefixtures("quiet")
 @settings(max_examples=150, **FUZZ)
 @given(
     texts=st.lists(ITEMS, max_size=4) | st.lists(JUNK_ITEMS, max_size=4) | JUNK_ITEMS,
     options=st.fixed_dictionaries({}, optional=OPTIONS) | st.fixed_dictionaries({}, optional=JUNK_OPTIONS),
 )
 def test_any_request_is_answered_item_by_item_or_refused(texts: Any, options: dict[str, Any], model, tokenizer) -> None:
-    logging.getLogger("pipeline_multitask").setLevel(logging.ERROR)
     answers: list[Any] = []
     if not refused(lambda: answers.extend(model.predict(texts, tokenizer, **options))):
         assert len(answers) == len(texts) and all("sentence_embedding" in answer for answer in answers)
