@@ -1,0 +1,128 @@
+"""What balancing of losses and sampling of tasks are worth: one recipe, one thing changed at a time, several seeds.
+
+    python benchmarks/ablations.py balancing --data_root DATA --seeds 1 2 3
+    python benchmarks/ablations.py sampling --data_root DATA --seeds 1 2 3
+    python benchmarks/ablations.py sampling --table                 # only write the table into docs/training.md again
+
+Each run is `train_hf.py recipes/six_tasks.yaml` on a sixteenth of every task's training rows (so that the tasks keep
+their sizes to each other), three epochs, in a process of its own; finished ones are kept in `--work` and not run again.
+`benchmarks/results/ablation_<table>.json` gets every seed's test scores; the table in `docs/training.md`, between two
+marks, their means, and how far each mean score lies from that of the first line, seed by seed. A test compares.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from recipe_results import ROOT, hardware  # first: it puts the sources on the path
+
+from recipe_runs import Run
+from task_metrics import PRIMARY_METRICS
+
+RECIPE = "recipes/six_tasks.yaml"
+GUIDE = ROOT / "docs" / "training.md"
+ROWS = {"topic": 2500, "sentiment": 4200, "question": 340, "ner": 880, "pos": 780, "similarity": 360}
+"""Task -> training rows, a sixteenth of all."""
+TEST_ROWS = 2000
+EQUAL = [word for task in ROWS for word in (f"--tasks.{task}.loss.weight", "1")]
+TABLES: dict[str, dict[str, list[str]]] = {
+    "balancing": {
+        "static weights of the recipe": [],
+        "equal weights": EQUAL,
+        "equal weights, `uncertainty`": [*EQUAL, "--loss_balancing", "uncertainty"],
+        "equal weights, `dwa`": [*EQUAL, "--loss_balancing", "dwa"],
+        "weights of the recipe, `uncertainty`": ["--loss_balancing", "uncertainty"],
+    },
+    "sampling": {
+        "`shares` of the recipe": [],
+        "`temperature` (2)": ["--sampling_strategy", "temperature"],
+        "`proportional`": ["--sampling_strategy", "proportional"],
+        "`uniform`": ["--sampling_strategy", "uniform"],
+        "`annealed`": ["--sampling_strategy", "annealed"],
+        "`alternating`": ["--sampling_strategy", "alternating"],
+        "`shares`, `grouping: none`": ["--grouping", "none"],
+    },
+}
+"""Table -> what is changed, as its lines say it -> arguments of train_hf.py."""
+
+
+def run_of(variant: str, options: list[str], seed: int, data_root: str, work: Path) -> Run:
+    """One training, in a folder named by what is changed."""
+    words = ["--data_root", data_root, "--seed", str(seed), "--num_train_epochs", "3", "--report_to", "none"]
+    for task, rows in ROWS.items():
+        caps = {"train": rows, "validation": max(100, rows // 8), "test": TEST_ROWS}
+        words += [f"--tasks.{task}.max_rows", json.dumps(caps)]
+    name = "_".join("".join(letter if letter.isalnum() else " " for letter in variant).split())
+    return Run(name, work / f"{name}-seed{seed}", str(ROOT / RECIPE), [*words, *options])
+
+
+def primary(scores: dict[str, float]) -> dict[str, float]:
+    """Task -> its primary metric, and the mean score."""
+    names = {f"test_{task}_{metric}": task for task in ROWS for metric in PRIMARY_METRICS}
+    found = {names[key]: value for key, value in scores.items() if key in names}
+    return {task: found[task] for task in ROWS} | {"mean": scores["test_mean_score"]}
+
+
+def table(report: dict[str, Any]) -> str:
+    """Means over the seeds, a line a variant; the last column is the mean score's difference to the first line."""
+    runs: dict[str, dict[int, dict[str, float]]] = {}
+    for run in report["runs"]:
+        runs.setdefault(run["variant"], {})[run["seed"]] = run["primary"]
+    first = next(iter(runs.values()))
+    columns = [*ROWS, "mean"]
+    lines = [
+        f"| | {' | '.join(columns)} | mean, points to the first line (by seed) |",
+        "|---" * (len(columns) + 2) + "|",
+    ]
+    for variant, seeds in runs.items():
+        means = [sum(one[column] for one in seeds.values()) / len(seeds) for column in columns]
+        shared = [100 * (one["mean"] - first[seed]["mean"]) for seed, one in seeds.items() if seed in first]
+        by_seed = ", ".join(f"{points:+.2f}" for points in shared)
+        change = "-" if seeds is first else f"{sum(shared) / len(shared):+.2f} ({by_seed})"
+        lines.append(f"| {variant} | {' | '.join(f'{value:.3f}' for value in means)} | {change} |")
+    listed = ", ".join(map(str, sorted(first)))
+    machine = f"{report['hardware']['cpu']}, {report['hardware']['threads']} thread(s)"
+    return "\n".join([*lines, "", f"Means over seeds {listed}; `{report['command']}`; {machine}."])
+
+
+def guide_with(text: str, name: str, report: dict[str, Any]) -> str:
+    """The guide with the table of a report between its marks."""
+    begin, end = f"<!-- benchmarks/ablations.py {name} -->", f"<!-- end of {name} -->"
+    before, _, rest = text.partition(begin)
+    return f"{before}{begin}\n\n{table(report)}\n\n{end}{rest.partition(end)[2]}"
+
+
+def main() -> None:
+    """Run what is not there yet; write file and table after each run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("table", choices=TABLES)
+    parser.add_argument("--data_root", help="Folder of the data sets; needed to run anything.")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--work", default="outputs/ablations", help="Folder for the runs.")
+    parser.add_argument("--output", help="Results file (default: benchmarks/results/ablation_<table>.json).")
+    parser.add_argument("--guide", default=str(GUIDE), help="The text with the table (default: %(default)s).")
+    given = parser.parse_args()
+    output = Path(given.output or ROOT / "benchmarks" / "results" / f"ablation_{given.table}.json")
+    guide = Path(given.guide)
+    report: dict[str, Any] = json.loads(output.read_text()) if output.exists() else {}
+    if given.data_root:
+        command = (
+            f"python benchmarks/ablations.py {given.table} --data_root DATA --seeds {' '.join(map(str, given.seeds))}"
+        )
+        report = {"recipe": RECIPE, "command": command, "hardware": hardware(), "runs": []}
+        data_root, work = str(Path(given.data_root).resolve()), Path(given.work).resolve()
+        for variant, options in TABLES[given.table].items():
+            for seed in given.seeds:
+                run = run_of(variant, options, seed, data_root, work)
+                result = run.finish()
+                (run.folder / "model.safetensors").unlink(missing_ok=True)
+                kept = {key: result[key] for key in ("command", "train_seconds", "scores")}
+                report["runs"].append({"variant": variant, "seed": seed, "primary": primary(result["scores"]), **kept})
+                output.write_text(json.dumps(report, indent=2) + "\n")
+                print(f"{variant}, seed {seed}: mean score {report['runs'][-1]['primary']['mean']:.4f}", flush=True)
+    guide.write_text(guide_with(guide.read_text(), given.table, report))
+
+
+if __name__ == "__main__":
+    main()
