@@ -24,11 +24,7 @@ def test_a_line_changes_weights_balancing_or_sampling_alone(name: str, variant: 
     (_, data, args), (_, base, base_args) = (
         parse_arguments([one.recipe, *one.options, "--output_dir", "unused"]) for one in (run, plain)
     )
-    assert (
-        data.sampling_strategy in variant
-        or (data.sampling_strategy == "shares" and "`" not in variant)
-        or (name == "balancing" and data.sampling_strategy == "shares")
-    )
+    assert data.sampling_strategy == ("shares" if name == "balancing" else variant.split("`")[1])
     assert args.loss_balancing == next((one for one in ("uncertainty", "dwa") if f"`{one}`" in variant), "none")
     assert ("none" in variant) == (data.grouping == "none")
     for task, spec in data.tasks.items():
