@@ -52,7 +52,7 @@ bench: $(INSTALLED) ## train the published recipes on the folder MULTITASK_DATA 
 compare: $(INSTALLED) ## train the tasks alone and together (hours), from the folder MULTITASK_DATA: docs/fine_tuning_report.md
 	@test -n "$(MULTITASK_DATA)" || { echo "Name the folder of the data sets: make compare MULTITASK_DATA=/path"; exit 1; }
 	$(BIN)/python compare_hf.py recipes/news_entities.yaml --seeds 3 --data_root "$(MULTITASK_DATA)" \
-		--report docs/fine_tuning_report.md
+		--report docs/fine_tuning_report.md --num_train_epochs 2 --tasks.ner.max_rows.train 9600
 	$(BIN)/python compare_hf.py recipes/six_tasks.yaml --seeds 3 --data_root "$(MULTITASK_DATA)" \
 		--report docs/fine_tuning_report.md --num_train_epochs 2 $(foreach task,\
 		topic sentiment question ner pos similarity,--tasks.$(task).max_rows.train 9600)
