@@ -28,7 +28,8 @@ DIFFERENCES_NAME = "differences.png"
 COSINES_NAME = "gradient_cosines.png"
 BUDGET = (
     "Same budget: a task alone draws as many of its rows as it drew together with the others (the same passes over the "
-    "same rows), in batches of the same size, with the same learning rates, schedule, seed and number of evaluations. "
+    "same rows), in batches of the same size, with the same learning rates, schedule, seed and number of evaluations, "
+    "but no teacher. "
     "So all models alone take together as many optimizer steps as the one model. Its best checkpoint is chosen by its "
     "own score; that of the model of all tasks by the mean over the tasks."
 )
