@@ -47,6 +47,7 @@ def test_every_row_has_the_answers_of_predict_in_its_order(model_folder: Path, t
         assert row["prediction_error"] is None
         assert (row["topic"], row["tags"]) == (answer["topic"]["label"], answer["tags"]["labels"])
         assert row["topic_score"] == pytest.approx(answer["topic"]["score"], abs=1e-5)
+        assert row["tags_score"] == pytest.approx([answer["tags"]["scores"][label] for label in row["tags"]], abs=1e-5)
         assert row["rating"] == pytest.approx(answer["rating"]["score"], abs=1e-5)
         assert [(span["word"], span["start"]) for span in row["ner"]] == [
             (span["word"], span["start"]) for span in answer["ner"]
@@ -83,6 +84,16 @@ def test_bad_rows_are_kept_marked_and_counted(model_folder: Path, tmp_path: Path
     assert [row["prediction_error"] for row in rows] == [None, *reasons[:3], None, reasons[3]]
     assert [row["topic"] is None for row in rows] == [False, True, True, True, False, True]
     assert "6 rows written" in (out := capsys.readouterr().out) and "; 4 without answers" in out
+
+
+def test_a_row_that_cannot_be_read_is_not_answered_and_says_why(model_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text("id,text\n1,the sun\n2,the sun,too many\n3,rain\n")
+    (tmp_path / "in.jsonl").write_text('{"text": "the sun"}\n{broken\n{"text": "rain"}\n')
+    for name in ("in.csv", "in.jsonl"):
+        predict(model_folder, tmp_path / name, tmp_path / f"{name}.jsonl", "--window", 2)
+        first, bad, last = read_jsonl(tmp_path / f"{name}.jsonl")
+        assert first["topic"] and last["topic"] and bad["topic"] is None
+        assert "too many" in bad["prediction_error"] or "not JSON" in bad["prediction_error"]
 
 
 def test_pairs_are_read_from_two_columns(model_folder: Path, tmp_path: Path) -> None:
