@@ -63,8 +63,8 @@ def create_app(engine: Engine, limits: Limits, token: str | None = None) -> Fast
     app = FastAPI(title="Multi-task sentence transformer", description=description, lifespan=lifespan, redoc_url=None)
     app.state.service = service
     app.add_middleware(Gate, service=service)
-    app.add_exception_handler(RequestValidationError, lambda request, error: of_validation(error).response())  # type: ignore[arg-type]
-    app.add_exception_handler(HTTPException, refuse_as_framework)  # type: ignore[arg-type]
+    app.add_exception_handler(RequestValidationError, lambda request, error: of_validation(error).response())
+    app.add_exception_handler(HTTPException, refuse_as_framework)
     app.include_router(router)
     return app
 
