@@ -72,6 +72,7 @@ def test_every_make_target_of_the_readme_exists() -> None:
         "benchmarks/recipe_results.py",
         "benchmarks/inference_speed.py",
         "benchmarks/large_data.py",
+        "benchmarks/serving_load.py",
         "benchmarks/train_throughput.py",
     ],
 )
