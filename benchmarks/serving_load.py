@@ -1,6 +1,6 @@
 """Measure the HTTP API under load: joined requests against one at a time and against the offline rate; then overload.
 
-    python benchmarks/serving_load.py outputs/news --text_file sentences.txt --output benchmarks/results/serving_load.json
+    python benchmarks/serving_load.py outputs/news --text_file sentences.txt --output serving_load.json
 
 One process serves (`serve_hf.py` over loopback), this one generates the load, on the same cores. A request is one text
 with all tasks to `/predict`. In this order:

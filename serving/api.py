@@ -10,8 +10,9 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
@@ -26,6 +27,8 @@ from serving.refusal import ErrorAnswer, Refusal, busy, of_status, of_validation
 from serving.service import Service
 
 router = APIRouter()
+open_router = APIRouter()
+"""Endpoints that need no token."""
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorAnswer, "description": "The body is no JSON."},
@@ -60,12 +63,20 @@ def create_app(engine: Engine, limits: Limits, token: str | None = None) -> Fast
             yield
 
     description = f"Every task's answer and the sentence embedding of {engine.name}, from one pass of its encoder."
-    app = FastAPI(title="Multi-task sentence transformer", description=description, lifespan=lifespan, redoc_url=None)
+    app = FastAPI(
+        title="Multi-task sentence transformer",
+        description=description,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
     app.state.service = service
     app.add_middleware(Gate, service=service)
     app.add_exception_handler(RequestValidationError, lambda request, error: of_validation(error).response())
     app.add_exception_handler(HTTPException, refuse_as_framework)
-    app.include_router(router)
+    # the gate looks at tokens; this says in the schema that there is one
+    app.include_router(router, dependencies=[Depends(HTTPBearer(auto_error=False))] if token else [])
+    app.include_router(open_router)
     return app
 
 
@@ -176,13 +187,13 @@ async def info(request: Request) -> Response:
     return JSONResponse(service.engine.description() | {"limits": limits})
 
 
-@router.get("/health", response_model=bodies.StateAnswer, tags=["server"])
+@open_router.get("/health", response_model=bodies.StateAnswer, tags=["server"])
 async def health() -> Response:
     """Whether the process lives (liveness probe)."""
     return JSONResponse({"status": "ok"})
 
 
-@router.get("/ready", response_model=bodies.StateAnswer, responses={503: REFUSALS[503]}, tags=["server"])
+@open_router.get("/ready", response_model=bodies.StateAnswer, responses={503: REFUSALS[503]}, tags=["server"])
 async def ready(request: Request) -> Response:
     """Whether new requests are answered (readiness probe)."""
     if not service_of(request).ready:

@@ -22,6 +22,8 @@ OPEN_PATHS = ("/health", "/ready")
 WATCHED_PATHS = (*OPEN_PATHS, "/metrics", "/info", "/predict", "/embed", "/similarity", "/v1/embeddings")
 CLIENT_LEFT = 499
 """In the counters; nobody reads the answer."""
+CLOSING = {"Connection": "close"}
+"""After what is left of a body that nobody will read."""
 
 
 class Gate:
@@ -80,7 +82,7 @@ class Gate:
                 503,
                 "deadline",
                 f"No answer within {self.service.limits.deadline:g} s. Send fewer texts, or come again later.",
-                headers={"Retry-After": "1"},
+                headers={"Retry-After": "1"} | CLOSING,
             ) from error
         except Refusal:
             raise
@@ -95,8 +97,8 @@ class Gate:
     def check_room(self) -> None:
         """Raise Refusal while the server drains, or has as many requests under way as it may."""
         if self.service.draining:
-            leave = {"Retry-After": "1", "Connection": "close"}
-            raise Refusal(503, "draining", "This server is shutting down. Ask another one.", headers=leave)
+            headers = {"Retry-After": "1"} | CLOSING
+            raise Refusal(503, "draining", "This server is shutting down. Ask another one.", headers=headers)
         if self.service.in_flight >= self.service.limits.max_requests:
             raise busy("too_many_requests", f"{self.service.in_flight} requests are under way. Come again later.")
 
@@ -124,7 +126,9 @@ async def read_body(headers: dict[bytes, bytes], receive: Receive, limit: int) -
     more = True
     while more:
         if max(size, len(body)) > limit:
-            raise Refusal(413, "body_too_large", f"A body may have {limit} bytes. Send several requests.")
+            raise Refusal(
+                413, "body_too_large", f"A body may have {limit} bytes. Send several requests.", headers=CLOSING
+            )
         message = await receive()
         if message["type"] == "http.disconnect":
             return None

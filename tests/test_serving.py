@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from fastapi import FastAPI
 
+from graph_export import export_graph
 from handler import MAX_CHARACTERS, MAX_TEXTS
 from serving.api import create_app
 from serving.batcher import Batcher, QueueFull
@@ -473,6 +474,11 @@ def test_every_example_of_the_schema_is_answered_and_every_operation_has_one(eng
     assert {path for path, _ in requests} == {"/predict", "/embed", "/similarity", "/v1/embeddings"}
     assert [answer.status_code for answer in ask(app, *requests)] == [200] * len(requests) == [200] * 5
     assert "HTTPValidationError" not in bodies
+    guarded = create_app(engine, Limits(), token="right").openapi()["paths"]
+    locked = {
+        path for path, operations in guarded.items() for operation in operations.values() if "security" in operation
+    }
+    assert locked == guarded.keys() - {"/health", "/ready"} and "security" not in str(schema["paths"])
 
 
 def path_schema(operation: dict[str, Any]) -> list[str]:
@@ -502,6 +508,20 @@ def test_a_bound_that_lets_nothing_through_is_refused(engine: Engine) -> None:
         Limits(max_batch=0)
     with pytest.raises(ValueError, match="The queue must hold 512"):
         create_app(engine, Limits(max_queue=511))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("graph_format", ["onnx", "openvino"])
+def test_exported_graphs_give_the_same_answers(engine: Engine, tmp_path: Path, graph_format: str) -> None:
+    export_graph(engine.model, engine.tokenizer, tmp_path, graph_format, "fp32")
+    graph = Engine(str(tmp_path))
+    predicted, embedded = ask(
+        create_app(graph, Limits()), ("/predict", {"texts": [*TEXTS, *PAIRS]}), ("/embed", {"texts": TEXTS})
+    )
+    assert close(predicted.json()["answers"], offline(engine, [*TEXTS, *PAIRS]))
+    assert close(embedded.json()["embeddings"], engine.model.encode(TEXTS, engine.tokenizer))
+    assert graph.description()["engine"] == graph_format
+    graph.close()
 
 
 @contextmanager
