@@ -3,11 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-EXTRAS := encoder,plots,tensorboard,sentence-transformers,onnx,openvino,lora,search,test,dev
+EXTRAS := encoder,plots,tensorboard,sentence-transformers,onnx,openvino,lora,search,serve,test,dev
 # Two processes of one thread each; the tests of a file stay together, so that they share its fixtures and ports.
 PYTEST_ARGS ?= -n 2 --dist loadfile
 
-.PHONY: help install quickstart example-data lint fix test test-all bench compare clean
+.PHONY: help install quickstart example-data lint fix test test-all bench compare serve clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -56,6 +56,10 @@ compare: $(INSTALLED) ## train the tasks alone and together (hours), from the fo
 	$(BIN)/python compare_hf.py recipes/six_tasks.yaml --seeds 3 --data_root "$(MULTITASK_DATA)" \
 		--report docs/fine_tuning_report.md --num_train_epochs 2 $(foreach task,\
 		topic sentiment question ner pos similarity,--tasks.$(task).max_rows.train 9600)
+
+serve: $(INSTALLED) ## serve the model in the folder DIR at http://127.0.0.1:8000
+	@test -n "$(DIR)" || { echo "Name the folder of a model: make serve DIR=outputs/quickstart"; exit 1; }
+	$(BIN)/python serve_hf.py "$(DIR)"
 
 clean: ## remove caches and build products; .venv and outputs stay
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

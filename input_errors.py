@@ -16,12 +16,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 SOURCES = Path(__file__).resolve().parent
+SOURCE_FOLDERS = (SOURCES, SOURCES / "serving")
 
 
 def innermost(error: BaseException) -> traceback.FrameSummary | None:
     """Where an error was raised, if that is in a module of this project; None if it is in a library."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
-    return frame if Path(frame.filename).resolve().parent == SOURCES else None
+    return frame if Path(frame.filename).resolve().parent in SOURCE_FOLDERS else None
 
 
 def is_refusal(error: BaseException) -> bool:

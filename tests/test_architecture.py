@@ -147,8 +147,33 @@ LIBRARY: dict[str, set[str]] = {
 }
 """Module -> the modules of ours it may import. A new module needs a row; a new arrow needs a reason."""
 
-COMMANDS = ("train_hf", "evaluate_hf", "compare_hf", "search_hf", "predict_hf", "export_hf", "publish_hf")
+COMMANDS = ("train_hf", "evaluate_hf", "compare_hf", "search_hf", "predict_hf", "export_hf", "publish_hf", "serve_hf")
 """Assembly: they may import every module above, and nothing imports them."""
+
+SERVING: dict[str, set[str]] = {
+    "__init__": set(),
+    "limits": set(),
+    "metrics": set(),
+    "refusal": set(),
+    "bodies": {"handler", "pipeline_multitask"},
+    "engine": {"configuration_multitask", "graph_model", "pipeline_multitask", "prediction_engine"},
+    "batcher": {"pipeline_multitask", "serving.limits"},
+    "service": {"serving.batcher", "serving.engine", "serving.limits", "serving.metrics"},
+    "gate": {"serving.refusal", "serving.service"},
+    "api": {
+        "handler",
+        "pipeline_multitask",
+        "serving.batcher",
+        "serving.bodies",
+        "serving.engine",
+        "serving.gate",
+        "serving.limits",
+        "serving.refusal",
+        "serving.service",
+    },
+    "server": set(),
+}
+"""Module of the package `serving` -> the modules of ours it may import; of the others, only a command imports it."""
 
 ALLOWED_IMPORTS = LIBRARY | {command: set(LIBRARY) for command in COMMANDS}
 MODULES = sorted(path.stem for path in REPOSITORY.glob("*.py"))
@@ -178,6 +203,20 @@ def imported_modules(tree: ast.Module) -> set[str]:
 def own_imports(module: str) -> set[str]:
     """The modules of this repository that one of them imports."""
     return imported_modules(parse(REPOSITORY / f"{module}.py")) & set(MODULES)
+
+
+def serving_imports(module: str) -> set[str]:
+    """The modules of this repository that one of the package `serving` imports; those of the package with its name."""
+    tree = parse(REPOSITORY / "serving" / f"{module}.py")
+    found = imported_modules(tree) & set(MODULES)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == "serving":
+            found |= {f"serving.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and str(node.module).startswith("serving."):
+            found.add(str(node.module))
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name.partition(".")[0] == "serving"}
+    return found
 
 
 def text_files() -> list[Path]:
@@ -210,8 +249,25 @@ def test_a_module_imports_only_what_its_row_allows(module: str) -> None:
     assert own_imports(module) <= ALLOWED_IMPORTS.get(module, set())
 
 
+def test_every_module_of_the_package_has_a_row() -> None:
+    assert set(SERVING) == {path.stem for path in (REPOSITORY / "serving").glob("*.py")}
+
+
+@pytest.mark.parametrize("module", SERVING)
+def test_a_module_of_the_package_imports_only_what_its_row_allows(module: str) -> None:
+    assert serving_imports(module) <= SERVING[module]
+
+
+def test_the_package_has_no_cycle_and_only_its_command_imports_it() -> None:
+    arrows = {f"serving.{module}": allowed for module, allowed in SERVING.items()}
+    assert set(TopologicalSorter(arrows).static_order()) >= set(arrows)
+    users = {module for module in MODULES if "serving" in imported_modules(parse(REPOSITORY / f"{module}.py"))}
+    assert users == {"serve_hf"}
+
+
 def test_nothing_imports_a_command() -> None:
     assert {module for module in MODULES if own_imports(module) & set(COMMANDS)} == set()
+    assert {module for module in SERVING if serving_imports(module) & set(COMMANDS)} == set()
 
 
 def test_the_arrows_have_no_cycle() -> None:
@@ -250,7 +306,7 @@ def test_every_python_file_says_what_it_is() -> None:
     assert [str(path.relative_to(REPOSITORY)) for path in python_files() if not ast.get_docstring(parse(path))] == []
 
 
-@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.parametrize("module", [*MODULES, *(f"serving/{module}" for module in SERVING)])
 def test_every_public_function_and_class_has_a_docstring(module: str) -> None:
     definitions = public_definitions(parse(REPOSITORY / f"{module}.py"))
     assert [node.name for node in definitions if not ast.get_docstring(node)] == []

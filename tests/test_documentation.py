@@ -32,7 +32,7 @@ def test_every_recipe_parses(recipe: Path, tmp_path: Path) -> None:
 def test_the_readme_names_every_recipe_and_module() -> None:
     """A file that the tree forgets is a file that nobody finds."""
     readme = (REPOSITORY / "README.md").read_text()
-    for path in [*RECIPES, *REPOSITORY.glob("*.py")]:
+    for path in [*RECIPES, *REPOSITORY.glob("*.py"), *(REPOSITORY / "serving").glob("[!_]*.py")]:
         assert (f"`{path.stem}`" if path.suffix == ".yaml" else path.name) in readme, path.name
 
 
@@ -66,11 +66,13 @@ def test_every_make_target_of_the_readme_exists() -> None:
         "export_hf.py",
         "publish_hf.py",
         "compare_hf.py",
+        "serve_hf.py",
         "example_data.py",
         "benchmarks/freezing.py",
         "benchmarks/recipe_results.py",
         "benchmarks/inference_speed.py",
         "benchmarks/large_data.py",
+        "benchmarks/serving_load.py",
         "benchmarks/train_throughput.py",
     ],
 )

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+SERVING = sorted(path.stem for path in (REPOSITORY / "serving").glob("[!_]*.py"))
 EXTRAS_BLOCKED = (
     "matplotlib",
     "onnx",
@@ -159,7 +160,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_the_wheel_imports_without_the_sources(installed: Path, tmp_path: Path) -> None:
-    modules = lines_of("options", "py_modules")
+    modules = lines_of("options", "py_modules") + [f"serving.{name}" for name in SERVING]
     script = f"import importlib, json; print(json.dumps([importlib.import_module(n).__file__ for n in {modules!r}]))"
     files = json.loads(run([installed, "-c", script], cwd=tmp_path).splitlines()[-1])
     environment = installed.parent.parent

@@ -26,7 +26,7 @@ from recipe_arguments import parse_arguments
 from task_sources import hub_or_local
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-SOURCES = sorted([*REPOSITORY.glob("*.py"), *(REPOSITORY / "benchmarks").glob("*.py")])
+SOURCES = sorted(path for folder in ("", "benchmarks", "serving") for path in (REPOSITORY / folder).glob("*.py"))
 
 OFFLINE_IMPORT = """
 import socket, sys

@@ -1,0 +1,107 @@
+"""The model of a server: it answers in a thread of its own, one call at a time, so that the event loop stays free.
+
+engine = Engine("outputs/news")
+await engine.predict(["Shares of Siemens rose."], ["topic"], "first")
+"""
+
+import asyncio
+import copy
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from configuration_multitask import TOKEN_CLASSIFICATION
+from graph_model import ONNX_FILE, OPENVINO_FILE, GraphModel
+from pipeline_multitask import Text, predict, token_counts
+from prediction_engine import open_engine
+
+WARM_UP = "Once is enough."
+
+
+class Engine:
+    """A model or an exported graph, its tokenizer, and the threads that they run in.
+
+    Tokens are counted in a thread apart, by a copy of the tokenizer (one tokenizer serves one thread).
+
+    Args:
+        name (str): Folder of a saved model or an exported graph, or a Hub id.
+        bf16 (bool): Whether a float32 model multiplies in bfloat16. Default: where the hardware has it.
+        offline (bool): Never ask the Hub.
+
+    Raises:
+        ValueError: for what cannot be opened.
+    """
+
+    def __init__(self, name: str, bf16: bool | None = None, offline: bool = False) -> None:
+        model, self.tokenizer = open_engine(name, offline)
+        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        self.model = model.to(device or "cpu")
+        self.bf16 = bf16
+        folder = Path(name).expanduser()
+        self.name = folder.resolve().name if folder.is_dir() else name
+        files = {ONNX_FILE: "onnx", OPENVINO_FILE: "openvino"}
+        found = [kind for file, kind in files.items() if (folder / file).is_file()]
+        self.kind = found[0] if isinstance(self.model, GraphModel) else "torch"
+        self.worker = ThreadPoolExecutor(1, "engine")
+        self.counter = ThreadPoolExecutor(1, "tokens")
+        self.counting_tokenizer = copy.deepcopy(self.tokenizer)
+        self.predict_now([WARM_UP, (WARM_UP, WARM_UP)], list(self.tasks), "first")
+
+    @property
+    def tasks(self) -> dict[str, dict[str, Any]]:
+        """`config.tasks`."""
+        return self.model.config.tasks
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of a text that the model reads; longer texts are read further for tags only."""
+        return self.model.max_length(self.tokenizer)
+
+    @property
+    def tag_tasks(self) -> set[str]:
+        """The tasks whose answer depends on the aggregation strategy."""
+        return {name for name, spec in self.tasks.items() if spec["kind"] == TOKEN_CLASSIFICATION}
+
+    def predict_now(self, texts: list[Text], tasks: list[str], strategy: str) -> list[dict[str, Any]]:
+        """One call of the model in this thread; see `MultiTaskModel.predict`."""
+        return predict(self.model, self.tokenizer, texts, tasks, len(texts), strategy, None, self.bf16)
+
+    async def predict(self, texts: list[Text], tasks: list[str], strategy: str) -> list[dict[str, Any]]:
+        """One call of the model in its thread."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.worker, self.predict_now, texts, tasks, strategy)
+
+    async def count_tokens(self, texts: Sequence[str]) -> int:
+        """How many tokens the model reads of some texts, special ones included."""
+        loop = asyncio.get_running_loop()
+        counts = await loop.run_in_executor(self.counter, token_counts, self.counting_tokenizer, texts)
+        special = self.counting_tokenizer.num_special_tokens_to_add()
+        return sum(min(count + special, self.max_length) for count in counts)
+
+    def description(self) -> dict[str, Any]:
+        """Name, tasks with their labels, embedding and versions."""
+        fields = ("kind", "problem_type", "labels", "text_pair")
+        config = self.model.config
+        return {
+            "model": self.name,
+            "engine": self.kind,
+            "tasks": {
+                name: {field: spec.get(field) for field in fields if spec.get(field)}
+                for name, spec in self.tasks.items()
+            },
+            "embedding": {
+                "size": config.embedding_size,
+                "normalized": bool(config.normalize_embeddings),
+                "max_tokens": self.max_length,
+            },
+            "versions": {package: version(package) for package in ("torch", "transformers", "fastapi")},
+        }
+
+    def close(self) -> None:
+        """End the threads, after what they are doing."""
+        self.worker.shutdown()
+        self.counter.shutdown()
