@@ -14,6 +14,7 @@ with all tasks to `/predict`. In this order:
 
 Every answer is compared with the offline one: every class's score within `--tolerance` (bfloat16 in batches of another
 width differs); what does not agree, such as the answer to another text, is counted as wrong.
+`tells_apart` is the share of texts whose answer the check would not take for the next text's: the check's power.
 """
 
 import argparse
@@ -213,7 +214,15 @@ def main() -> None:
         measured = asyncio.run(phases(Load(port, texts, expected, given.tolerance), given, process))
     joined = measured["joined"]["per_second"]
     ratios = {"joined_to_single": joined / measured["single"]["per_second"], "joined_to_offline": joined / offline}
-    settings = {"clients": given.clients, "requests": given.requests, "texts": len(texts), "server": options}
+    others = zip(expected, [*expected[1:], expected[0]], strict=True)
+    tells_apart = statistics.mean(not agrees(answer, other, given.tolerance) for answer, other in others)
+    settings = {
+        "clients": given.clients,
+        "requests": given.requests,
+        "texts": len(texts),
+        "server": options,
+        "tells_apart": tells_apart,
+    }
     report = {"settings": settings, "hardware": hardware(), "offline_per_second": offline, **measured, "ratios": ratios}
     written = json.dumps(report, indent=2)
     print(written)

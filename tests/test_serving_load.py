@@ -37,9 +37,9 @@ from serving_load import Load, served
 from prediction_engine import open_engine
 texts = ["Anna won the game in Berlin.", "It was a cold old phone and the rain was bad."]
 model, tokenizer = open_engine(sys.argv[1])
-expected = model.predict(texts, tokenizer)
-with served(sys.argv[1], []) as (port, process):
-    print(asyncio.run(Load(port, texts, expected[::-1], 0.05).closed(2, 10))["outcomes"])
+expected = model.predict(texts, tokenizer, bf16=False)
+with served(sys.argv[1], ["--bf16", "false"]) as (port, process):
+    print(asyncio.run(Load(port, texts, expected[::-1], 0.001).closed(2, 10))["outcomes"])
 """
     command = [sys.executable, "-c", script, str(model_folder)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
