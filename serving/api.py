@@ -80,8 +80,9 @@ def create_app(engine: Engine, limits: Limits, token: str | None = None) -> Fast
     return app
 
 
-def refuse_as_framework(request: Request, error: HTTPException) -> Response:
-    """What the framework refuses, in the shape of all errors."""
+def refuse_as_framework(request: Request, error: Exception) -> Response:
+    """What the framework refuses (an HTTPException, which it is registered for), in the shape of all errors."""
+    assert isinstance(error, HTTPException), error
     return of_status(error.status_code, dict(error.headers or {})).response()
 
 
