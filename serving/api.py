@@ -73,7 +73,7 @@ def create_app(engine: Engine, limits: Limits, token: str | None = None) -> Fast
     app.state.service = service
     app.add_middleware(Gate, service=service)
     app.add_exception_handler(RequestValidationError, lambda request, error: of_validation(error).response())
-    app.add_exception_handler(HTTPException, refuse_as_framework)  # type: ignore[arg-type]
+    app.add_exception_handler(HTTPException, refuse_as_framework)
     # the gate looks at tokens; this says in the schema that there is one
     app.include_router(router, dependencies=[Depends(HTTPBearer(auto_error=False))] if token else [])
     app.include_router(open_router)
