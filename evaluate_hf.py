@@ -16,7 +16,7 @@ from transformers import TrainingArguments
 
 from arguments_multitask import SPLITS
 from data_collator import MultiTaskDataCollator
-from input_errors import one_line_errors
+from input_errors import one_line_errors, positive
 from recipe_arguments import parse_arguments
 from saved_model import open_model
 from task_data import load_tasks, require_split
@@ -41,14 +41,6 @@ def parse_evaluation(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--offline", action="store_true", help="Never ask the Hub.")
     parser.add_argument("--output_dir", help="Where results are written (default: <model>/evaluation).")
     return parser.parse_args(argv)
-
-
-def positive(word: str) -> int:
-    """A whole number of at least 1."""
-    number = int(word)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1; got {number}.")
-    return number
 
 
 def main(argv: list[str] | None = None) -> None:

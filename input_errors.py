@@ -9,6 +9,7 @@ permission). Whatever else happens is a mistake of ours and keeps its traceback.
             model = MultiTaskModel.from_backbone(name)
 """
 
+import argparse
 import sys
 import traceback
 from collections.abc import Iterator
@@ -29,6 +30,14 @@ def is_refusal(error: BaseException) -> bool:
     """Whether an error says what is wrong with the input: one that we raised, not one that happened to our code."""
     frame = innermost(error)
     return isinstance(error, ValueError) and frame is not None and str(frame.line).startswith("raise ")
+
+
+def positive(word: str) -> int:
+    """A whole number of at least 1: the `type` of an argument of a command."""
+    number = int(word)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1; got {number}.")
+    return number
 
 
 @contextmanager

@@ -19,18 +19,10 @@ import torch
 from accelerate import PartialState
 
 from batch_prediction import BatchPrediction, Options, fingerprint
-from input_errors import one_line_errors
+from input_errors import one_line_errors, positive
 from pipeline_multitask import AGGREGATION_STRATEGIES
 from prediction_engine import open_engine
 from table_files import open_table
-
-
-def positive(word: str) -> int:
-    """A whole number of at least 1."""
-    number = int(word)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1; got {number}.")
-    return number
 
 
 def parse_prediction(argv: list[str] | None = None) -> argparse.Namespace:
