@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-EXTRAS := encoder,plots,tensorboard,sentence-transformers,onnx,openvino,lora,search,serve,test,dev
+EXTRAS := encoder,plots,tensorboard,sentence-transformers,onnx,openvino,lora,search,serve,demo,notebooks,docs,test,dev
 # Two processes of one thread each; the tests of a file stay together, so that they share its fixtures and ports.
 PYTEST_ARGS ?= -n 2 --dist loadfile
 
