@@ -22,6 +22,7 @@ from pathlib import Path
 import transformers
 from huggingface_hub import HfApi
 
+from command_help import CommandParser
 from hub_folder import check_elsewhere, copy_published, published_files
 from hub_repository import Target, prepare, upload
 from input_errors import one_line_errors
@@ -32,15 +33,20 @@ from saved_model import open_model
 
 def parse_publication(argv: list[str] | None = None) -> argparse.Namespace:
     """The command's arguments."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(doc=__doc__)
     parser.add_argument("model", help="Folder of a saved model.")
     parser.add_argument("repo_id", help="Where it goes: owner/name.")
     parser.add_argument("--public", action="store_true", help="Let everybody read it (default: private).")
     parser.add_argument("--revision", default="main", help="Branch (default: main; a new one is made from main).")
-    parser.add_argument("--tag", help="Name for this publication, such as v1.")
+    parser.add_argument("--tag", help="Name for this publication, such as v1 (default: none).")
     parser.add_argument("--commit_message", default="Publish the model", help="Message of the commit.")
-    parser.add_argument("--license", help="Licence of the model, as the Hub spells it: apache-2.0, cc-by-nc-4.0, ...")
-    parser.add_argument("--base_model", help="Hub id of the encoder, where training started from a local copy.")
+    parser.add_argument(
+        "--license", help="Licence of the model, as the Hub spells it: apache-2.0, ... (default: the card names none)."
+    )
+    parser.add_argument(
+        "--base_model",
+        help="Hub id of the encoder, where training began from a local copy (default: as it was named there).",
+    )
     parser.add_argument(
         "--native_heads",
         action="store_true",

@@ -24,6 +24,7 @@ from recipe_results import ROOT, hardware, without_paths
 from transformers import TrainerCallback
 
 import train_hf
+from command_help import CommandParser
 from recipe_arguments import parse_arguments
 from task_report import evaluate_tasks
 from training_run import build_trainer, prepare_run
@@ -139,10 +140,12 @@ def main() -> None:
         variant, written, *words = sys.argv[2:]
         Path(written).write_text(json.dumps(measure(variant, words)))
         return
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_root", help="Folder of the data sets; needed to run anything.")
+    parser = CommandParser(doc=__doc__)
+    parser.add_argument("--data_root", help="Folder of the data sets; unset, nothing is run.")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="Seeds (default: 1).")
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="Default: all of them.")
+    parser.add_argument(
+        "--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="Variants to train (default: all)."
+    )
     parser.add_argument("--rows", type=int, default=2000, help="Training rows a task (default: 2000).")
     parser.add_argument("--test_rows", type=int, help="Test rows a task (default: all).")
     parser.add_argument("--work", default="outputs/freezing", help="Folder for the models, which are removed.")

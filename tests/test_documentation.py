@@ -1,4 +1,8 @@
-"""The documents tell the truth: README blocks and recipes run, `--help` works, the recipe table names every field."""
+"""The documents tell the truth: what README and guides show can be run, links lead somewhere, tables are whole.
+
+The figures of the README are those of the results files, and the file tree names every module. What `--help` says is in
+`test_command_help`; that the site builds without a warning, in `test_site`.
+"""
 
 import dataclasses
 import json
@@ -58,31 +62,12 @@ def test_every_make_target_of_the_readme_exists() -> None:
     assert named and named <= targets
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        "train_hf.py",
-        "evaluate_hf.py",
-        "export_hf.py",
-        "publish_hf.py",
-        "compare_hf.py",
-        "serve_hf.py",
-        "example_data.py",
-        "benchmarks/freezing.py",
-        "benchmarks/recipe_results.py",
-        "benchmarks/inference_speed.py",
-        "benchmarks/large_data.py",
-        "benchmarks/serving_load.py",
-        "benchmarks/train_throughput.py",
-    ],
-)
-def test_help_works(command: str) -> None:
-    """And says how the command is called and what it takes."""
-    done = subprocess.run(
-        [sys.executable, command, "--help"], cwd=REPOSITORY, capture_output=True, text=True, check=False
-    )
+def test_help_works() -> None:
+    """As a process of its own; `test_command_help` has every command, in this one."""
+    command = [sys.executable, "benchmarks/serving_load.py", "--help"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.lower().startswith("usage") and Path(command).name in done.stdout and "--" in done.stdout
+    assert done.stdout.startswith("Measure the HTTP API") and "usage: serving_load.py" in done.stdout
 
 
 @pytest.mark.slow
