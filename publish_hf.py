@@ -36,24 +36,25 @@ def parse_publication(argv: list[str] | None = None) -> argparse.Namespace:
     parser = CommandParser(doc=__doc__)
     parser.add_argument("model", help="Folder of a saved model.")
     parser.add_argument("repo_id", help="Where it goes: owner/name.")
-    parser.add_argument("--public", action="store_true", help="Let everybody read it (default: private).")
-    parser.add_argument("--revision", default="main", help="Branch (default: main; a new one is made from main).")
-    parser.add_argument("--tag", help="Name for this publication, such as v1 (default: none).")
-    parser.add_argument("--commit_message", default="Publish the model", help="Message of the commit.")
-    parser.add_argument(
-        "--license", help="Licence of the model, as the Hub spells it: apache-2.0, ... (default: the card names none)."
+    target = parser.add_argument_group("repository")
+    target.add_argument("--public", action="store_true", help="Let everybody read it (default: private).")
+    target.add_argument("--revision", default="main", help="Branch (default: main; a new one is made from main).")
+    target.add_argument("--tag", help="Name for this publication, such as v1 (default: none).")
+    target.add_argument("--commit_message", default="Publish the model", help="Message of the commit.")
+    target.add_argument("--overwrite", action="store_true", help="Write to a repository that holds something else.")
+    content = parser.add_argument_group("content")
+    content.add_argument(
+        "--license", help="Licence of the model, as the Hub spells it: apache-2.0, ... (default: none)."
     )
-    parser.add_argument(
-        "--base_model",
-        help="Hub id of the encoder, where training began from a local copy (default: as it was named there).",
+    content.add_argument(
+        "--base_model", help="Hub id of the encoder (default: as training named it, if no local copy)."
     )
-    parser.add_argument(
+    content.add_argument(
         "--native_heads",
         action="store_true",
         help="Also publish what can be a plain class (heads, the embedding) as REPO_ID-NAME, linked in the card.",
     )
-    parser.add_argument("--overwrite", action="store_true", help="Write to a repository that holds something else.")
-    parser.add_argument("--dry_run", action="store_true", help="Check and list what would go; ask nobody.")
+    content.add_argument("--dry_run", action="store_true", help="Check and list what would go; ask nobody.")
     return parser.parse_args(argv)
 
 

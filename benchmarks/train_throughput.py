@@ -549,7 +549,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     defaults = {"compare": ("cpu", 32, 300, 3), "gpu": ("cuda", 256, 90, 10)}
     for name, (device, batch_size, steps, warm_steps) in defaults.items():
-        command = commands.add_parser(name)
+        command = commands.add_parser(name).add_argument_group("steps that are timed")
         command.add_argument("--data_root", required=True, help="Folder with ag_news and conll2003.")
         command.add_argument("--batch_size", type=int, default=batch_size, help="Rows an optimizer step.")
         command.add_argument("--steps", type=int, default=steps, help="Timed steps of a system, over all repeats.")
@@ -568,7 +568,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands.choices["gpu"].add_argument(
         "--sizes", nargs="+", choices=SIZES, default=["base", "minilm"], help="Encoders to train."
     )
-    command = commands.add_parser("growth")
+    command = commands.add_parser("growth").add_argument_group("steps that are timed")
     command.add_argument("--tasks", type=int, nargs="*", default=[1, 2, 6, 20], help="Numbers of tasks.")
     command.add_argument(
         "--tokens", type=int, nargs="*", default=[16, 32, 64, 128, 256, 512], help="Lengths of texts, in tokens."
@@ -577,7 +577,8 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument("--steps", type=int, default=12, help="Timed steps of a burst.")
     command.add_argument("--point", type=int, nargs=3, help=argparse.SUPPRESS)
     command.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="Where models train.")
-    for command in commands.choices.values():
+    for each in commands.choices.values():
+        command = each.add_argument_group("measurement")
         command.add_argument("--encoder", default=ENCODER, help="Folder or Hub id (for gpu: of the tokenizer).")
         command.add_argument("--repeats", type=int, default=3, help="Rounds in which everything is measured once.")
         command.add_argument("--output", help="Results file (default: benchmarks/results/...).")

@@ -1,5 +1,6 @@
 """Command lines in texts: which there are, and whether the command's own parser accepts them, without running it."""
 
+import functools
 import re
 import runpy
 import shlex
@@ -24,8 +25,9 @@ RECIPE = "recipes/six_tasks.yaml"
 """Stands for a recipe that a text only supposes to be there (`RECIPE.yaml`, `my_recipe.yaml`)."""
 
 
+@functools.cache
 def parser_of(command: str) -> CommandParser:
-    """The parser that a command prints the help of, run as a script."""
+    """The parser that a command prints the help of, run as a script. One for all tests: it only parses."""
     found: list[CommandParser] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(CommandParser, "print_help", lambda self, file=None: found.append(self))

@@ -79,10 +79,10 @@ def test_every_argument_has_a_help_and_every_option_says_what_holds_without_it(c
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_more_options_than_fit_on_a_screen_stand_in_groups(command: str) -> None:
+def test_many_arguments_stand_in_groups(command: str) -> None:
     for parser in parsers_of(command):
         titled = [group for group in parser._action_groups[2:] if group._group_actions]
-        if len(own_options(parser)) > 12:
+        if len(own_options(parser)) > 8:
             assert len(titled) >= 2, f"{command} has {len(own_options(parser))} arguments in {len(titled)} groups"
 
 

@@ -5,6 +5,7 @@ The figures of the README are those of the results files, and the file tree name
 """
 
 import dataclasses
+import inspect
 import json
 import os
 import re
@@ -16,6 +17,7 @@ import pytest
 from command_lines import check_accepted, command_lines
 
 from arguments_multitask import TaskArguments
+from modeling_multitask import MultiTaskModel
 from recipe_arguments import parse_arguments
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -89,6 +91,30 @@ def test_every_relative_link_of_a_page_leads_to_a_file(page: Path) -> None:
         link for link in re.findall(r"\]\(([^)\s#]+)", text) if "://" not in link and not link.startswith("mailto")
     ]
     assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_every_python_file_that_a_page_names_exists(page: Path) -> None:
+    """In the repository, in one of its folders, or as a block of the page that says to save it."""
+    text = page.read_text()
+    named = set(re.findall(r"`(?:python )?(\w[\w/]*\.py)\b", text))
+    named -= {"examples/NAME.py", *re.findall(r"^# (\w+\.py)$", text, flags=re.MULTILINE)}
+    places = [REPOSITORY / folder for folder in (".", "serving", "tests", "examples")]
+    assert {name for name in named if not any((place / name).is_file() for place in places)} == set()
+
+
+def test_the_architecture_page_names_what_is_in_the_code() -> None:
+    """Modules of its first table, keys of the batch, and constants, where something is to be added."""
+    text = (REPOSITORY / "docs" / "architecture.md").read_text()
+    sections = {part.partition("\n")[0]: part for part in text.split("\n## ")}
+    modules = re.findall(r"^\| [\w, ]+ \| `(\w+)` \|", sections["The way of a row"], flags=re.MULTILINE)
+    assert len(modules) == 9 and all((REPOSITORY / f"{name}.py").is_file() for name in modules)
+    keys = re.findall(r"^\| (`.*?) \|", sections["The batch"], flags=re.MULTILINE)
+    keys = [name for cell in keys for name in re.findall(r"`(\w+)`", cell)]
+    assert "pair_items" in keys and set(keys) <= set(inspect.signature(MultiTaskModel.forward).parameters)
+    code = "".join(path.read_text() for path in REPOSITORY.glob("*.py"))
+    constants = re.findall(r"`([A-Z][A-Z_]+)`", sections["Where to add"])
+    assert constants and [name for name in constants if not re.search(rf"^{name}\b.*=", code, re.MULTILINE)] == []
 
 
 def test_the_readme_and_the_guide_show_commands() -> None:
