@@ -7,7 +7,7 @@ EXTRAS := encoder,plots,tensorboard,sentence-transformers,onnx,openvino,lora,sea
 # Two processes of one thread each; the tests of a file stay together, so that they share its fixtures and ports.
 PYTEST_ARGS ?= -n 2 --dist loadfile
 
-.PHONY: help install quickstart example-data lint fix test test-all bench compare serve clean
+.PHONY: help install quickstart example-data lint fix test test-all bench compare serve docs clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -60,6 +60,10 @@ compare: $(INSTALLED) ## train the tasks alone and together (hours), from the fo
 serve: $(INSTALLED) ## serve the model in the folder DIR at http://127.0.0.1:8000
 	@test -n "$(DIR)" || { echo "Name the folder of a model: make serve DIR=outputs/quickstart"; exit 1; }
 	$(BIN)/python serve_hf.py "$(DIR)"
+
+# Strict: a broken link or anchor, or a docstring that cannot be read, is an error. mkdocs.yml says why the notice is off.
+docs: $(INSTALLED) ## build the site of the guides and the docstrings: build/site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 clean: ## remove caches and build products; .venv and outputs stay
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
