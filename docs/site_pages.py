@@ -32,7 +32,6 @@ def prose(text: str) -> Iterator[tuple[bool, str]]:
 def linked_files(page: Path) -> set[Path]:
     """Files of the repository that a page links."""
     pieces = [piece for links, piece in prose(page.read_text()) if links]
-    pieces = [piece for links, piece in prose(page.read_text()) if links]
     found = [page.parent / link[2] for piece in pieces for link in LINK.finditer(piece)]
     return {path.resolve() for path in found if path.is_file()}
 
