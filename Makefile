@@ -4,10 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 EXTRAS := encoder,plots,tensorboard,sentence-transformers,onnx,openvino,lora,search,serve,demo,notebooks,docs,test,dev
+OUT ?= outputs/space
 # Two processes of one thread each; the tests of a file stay together, so that they share its fixtures and ports.
 PYTEST_ARGS ?= -n 2 --dist loadfile
 
-.PHONY: help install quickstart example-data lint fix test test-all bench compare serve clean
+.PHONY: help install quickstart example-data lint fix test test-all bench compare serve demo space clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -60,6 +61,16 @@ compare: $(INSTALLED) ## train the tasks alone and together (hours), from the fo
 serve: $(INSTALLED) ## serve the model in the folder DIR at http://127.0.0.1:8000
 	@test -n "$(DIR)" || { echo "Name the folder of a model: make serve DIR=outputs/quickstart"; exit 1; }
 	$(BIN)/python serve_hf.py "$(DIR)"
+
+demo: $(INSTALLED) ## show the model in the folder DIR in a browser: http://127.0.0.1:7860
+	@test -n "$(DIR)" || { echo "Name the folder of a model: make demo DIR=outputs/quickstart"; exit 1; }
+	$(BIN)/python -m serving.app "$(DIR)"
+
+space: ## put the web demo together as a Hub Space, in the folder OUT (outputs/space)
+	mkdir -p $(OUT)/serving
+	cp *.py model_card.md native_card.md serving/space/README.md serving/space/requirements.txt $(OUT)
+	cp serving/*.py $(OUT)/serving
+	cp serving/app.py $(OUT)/app.py
 
 clean: ## remove caches and build products; .venv and outputs stay
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

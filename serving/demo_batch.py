@@ -1,0 +1,174 @@
+"""The demo's batch tab: an uploaded CSV or TSV file, answered by the server's own batcher, row by row in its order.
+
+Rows, columns, bad rows and files are `batch_prediction`'s and `table_files`', as in `predict_hf.py`. What is added here
+is what a server needs: bounds on rows and texts, the shared queue in place of a model of one's own, and a way to stop.
+
+    table = open_upload(Path("upload.csv"), "reviews.csv")
+    answered = answer_table(model, table, "text", None, folder)     # in a thread; model: a ServedModel
+"""
+
+import asyncio
+import csv
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from batch_prediction import ERROR, BatchPrediction, Options, answer_columns
+from handler import MAX_CHARACTERS
+from pipeline_multitask import Text
+from table_files import SourceTable, Window, open_table
+
+MAX_ROWS = 10_000
+PREFIX = "predicted_"
+"""In front of our columns, where a table has columns of their names."""
+
+Ask = Callable[[list[Text], list[str]], Awaitable[list[dict[str, Any]]]]
+"""Texts or pairs, and tasks -> an answer each."""
+
+
+class Stopped(Exception):
+    """Nobody waits for the answers any more."""
+
+
+class ServedModel:
+    """What `BatchPrediction` takes for a model: its texts go to a server's queue, a few at a time.
+
+    Args:
+        config (MultiTaskConfig): Of the model that is served.
+        ask (Ask): Runs in the server's event loop.
+        loop (AbstractEventLoop): That loop.
+    """
+
+    def __init__(self, config: Any, ask: Ask, loop: asyncio.AbstractEventLoop) -> None:
+        self.config, self.ask, self.loop = config, ask, loop
+        self.answered = 0
+        """Texts so far."""
+        self.stopped = False
+
+    def predict(
+        self, items: list[Text], tokenizer: Any, tasks: list[str], batch_size: int, aggregation_strategy: str
+    ) -> list[dict[str, Any]]:
+        """Answers in the order of the texts, which are asked in order of their length; see `MultiTaskModel.predict`.
+
+        Raises:
+            Stopped: if `stopped` was set meanwhile.
+        """
+        order = sorted(range(len(items)), key=lambda place: -characters(items[place]))
+        answers: dict[int, dict[str, Any]] = {}
+        for start in range(0, len(order), batch_size):
+            if self.stopped:
+                raise Stopped
+            places = order[start : start + batch_size]
+            asked = self.ask([items[place] for place in places], tasks)
+            found = asyncio.run_coroutine_threadsafe(asked, self.loop).result()
+            answers |= zip(places, found, strict=True)
+            self.answered += len(places)
+        return [answers[place] for place in range(len(items))]
+
+
+def characters(text: Text) -> int:
+    """Of a text, or of both of a pair."""
+    return len(text) if isinstance(text, str) else sum(map(len, text))
+
+
+class Answered(NamedTuple):
+    """A table with its answers.
+
+    Attributes:
+        path (Path): Of the same format.
+        rows (int): As many as came.
+        bad_rows (int): Those without answers.
+        columns (list[str]): The table's own and ours.
+        first_rows (list[dict]): To show; every value as text.
+    """
+
+    path: Path
+    rows: int
+    bad_rows: int
+    columns: list[str]
+    first_rows: list[dict[str, str]]
+
+
+def open_upload(path: Path, name: str) -> SourceTable:
+    """An uploaded table, under the name that its user knows.
+
+    Raises:
+        ValueError: for what is no CSV or TSV file with a header, and for too many rows.
+    """
+    if path.suffix.lower() not in (".csv", ".tsv"):
+        raise ValueError(f"A CSV or TSV file is needed (.csv, .tsv); {name} is none. predict_hf.py reads more formats.")
+    try:
+        table = replace(open_table(str(path)), name=name)
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"{str(error).replace(str(path), name)} Save the table as CSV in UTF-8.") from None
+    if len(table.columns) == 1 and ";" in table.columns[0]:
+        raise ValueError(f"Columns must be separated by commas; {name} has semicolons. Save it with commas, or as TSV.")
+    if not 0 < table.rows <= MAX_ROWS:
+        raise ValueError(
+            f"A table may have 1 to {MAX_ROWS:,} rows here; {name} has {table.rows:,}. "
+            "predict_hf.py answers tables of any length."
+        )
+    return table
+
+
+def likely_column(columns: list[str]) -> str | None:
+    """The column that texts will stand in: `text`, or the only one; None if that cannot be said."""
+    return "text" if "text" in columns else columns[0] if len(columns) == 1 else None
+
+
+def check_column(column: str | None, table: SourceTable, role: str) -> str:
+    """A column of the table.
+
+    Raises:
+        ValueError: if none is named, or one that is not there.
+    """
+    if column is None or column not in table.columns:
+        found = f"{column!r} is none of" if column else "none is chosen, and there are"
+        raise ValueError(f"A column with {role} is needed; {found} {', '.join(table.columns)}. Choose one.")
+    return column
+
+
+def bounded(windows: Iterator[Window], columns: list[str]) -> Iterator[Window]:
+    """The windows of a table, with what is too long for a request marked as a bad row."""
+    for window in windows:
+        problems = [
+            problem or too_long(row, columns) for row, problem in zip(window.rows, window.problems, strict=True)
+        ]
+        yield replace(window, problems=problems)
+
+
+def too_long(row: dict[str, Any], columns: list[str]) -> str | None:
+    """Why a row's texts are too long; None if they are not."""
+    length = max(len(row[column]) for column in columns)
+    return f"a text may have {MAX_CHARACTERS:,} characters; it has {length:,}" if length > MAX_CHARACTERS else None
+
+
+def answer_table(
+    model: ServedModel, table: SourceTable, column: str, pair_column: str | None, folder: Path, batch_size: int
+) -> Answered:
+    """Answer every row of a table and write it, with columns added, to `NAME_answers` in a folder.
+
+    Args:
+        model (ServedModel): What is asked.
+        table (SourceTable): From `open_upload`.
+        column (str): With the texts.
+        pair_column (str): With the second texts; None for none.
+        folder (Path): Empty.
+        batch_size (int): Texts that go into the queue together.
+
+    Raises:
+        ValueError: if columns of ours are there under both names.
+        Stopped: see `ServedModel`.
+    """
+    name = Path(table.name)
+    target = folder / f"{name.stem}_answers{name.suffix.lower()}"
+    ours = {ERROR, *(added for task, spec in model.config.tasks.items() for added in answer_columns(task, spec))}
+    options = Options(column, pair_column, prefix=PREFIX if ours & set(table.columns) else "", batch_size=batch_size)
+    columns = [column, *([pair_column] if pair_column else [])]
+    source = replace(table, read=lambda rows: bounded(table.read(rows), columns))
+    run = BatchPrediction(model, None, source, target, options)
+    run.predict(show=False)
+    bad_rows = run.join()
+    written = open_table(str(target))
+    return Answered(target, table.rows, bad_rows, written.columns, next(written.read(5)).rows)
