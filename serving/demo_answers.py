@@ -6,6 +6,7 @@ model (`app` does) and draws nothing (`demo_html` does).
     cards(model.config.tasks, model.predict(["Shares of Siemens rose."], tokenizer)[0])
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -226,7 +227,10 @@ def read_facts(folder: Path | None) -> ModelFacts:
     readme = folder / "README.md"
     text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
     return ModelFacts(
-        without_front_matter(text), split, result_rows(tasks, split, scores), scores.get(f"{split}_mean_score")
+        without_pictures(without_front_matter(text)),
+        split,
+        result_rows(tasks, split, scores),
+        scores.get(f"{split}_mean_score"),
     )
 
 
@@ -236,3 +240,8 @@ def without_front_matter(text: str) -> str:
         return text
     _, end, rest = text[4:].partition("\n---\n")
     return rest.lstrip() if end else text
+
+
+def without_pictures(text: str) -> str:
+    """A Markdown text with the names of its pictures in their place: they lie in the folder, or at another host."""
+    return re.sub(r"<img\b[^>]*>", "", re.sub(r"!\[([^\]]*)\]\([^)]*\)", r"(picture: \1)", text))
