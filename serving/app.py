@@ -27,7 +27,7 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from huggingface_hub import snapshot_download
 from starlette.responses import RedirectResponse
 
@@ -194,7 +194,7 @@ class Demo:
             if upload is None:
                 raise ValueError("A CSV or TSV file is needed; none is there. Drop one on the field, or choose one.")
             table = open_upload(Path(upload), Path(upload).name)
-            column = check_column(column, table, "the texts")
+            column = check_column(column or likely_column(table.columns), table, "the texts")
             if pair_column:
                 pair_column = check_column(pair_column, table, "the second texts")
             model = ServedModel(self.engine.model.config, self.ask_patiently, asyncio.get_running_loop())
@@ -211,17 +211,11 @@ class Demo:
             done = working.result()
             reasons = f" (column {done.columns[-1]} says why)" if done.bad_rows else ""
             summary = quiet(f"{done.rows:,} rows, in their order; {done.bad_rows:,} without answers{reasons}.")
-            rows = ([shorten(value) for value in row.values()] for row in done.first_rows)
-            return [gr.update(value=str(done.path), visible=True), summary + draw_table(done.columns, rows)]
+            return [gr.update(value=str(done.path), visible=True), summary + draw_table(done.columns, done.first_rows)]
 
     async def ask_patiently(self, texts: list[Text], tasks: list[str]) -> list[dict[str, Any]]:
         """`ask`, for a table: other people's texts go first where the queue is full."""
         return await self.ask(texts, tasks, patient=True)
-
-
-def shorten(text: str, characters: int = 60) -> str:
-    """The beginning of a text."""
-    return text if len(text) <= characters else f"{text[: characters - 1]}…"
 
 
 @contextmanager
@@ -378,9 +372,9 @@ def model_tab(demo: Demo, facts: ModelFacts) -> None:
     """What the model is, how it scored, and its card."""
     about = demo.engine.description()
     embedding = about["embedding"]
-    length = " of length 1" if embedding["normalized"] else ""
+    length = ", of length 1" if embedding["normalized"] else ""
     gr.Markdown(
-        f"Runs on {about['engine']}. The sentence embedding has {embedding['size']} numbers{length}, and "
+        f"Runs on {about['engine']}. The sentence embedding is a vector of {embedding['size']} numbers{length}; "
         f"{embedding['max_tokens']} tokens of a text are read."
     )
     gr.Markdown("### Tasks")
@@ -428,7 +422,7 @@ def add_demo(app: FastAPI, folder: Path | None) -> None:
     service.demo_path = DEMO_PATH
     keep_uploads_apart()
     for path, target in {"/": f"{DEMO_PATH}/", "/favicon.ico": f"{DEMO_PATH}/favicon.ico"}.items():
-        app.add_route(path, lambda request, target=target: RedirectResponse(target), include_in_schema=False)
+        app.add_route(path, functools.partial(lead_to, target), include_in_schema=False)
     gr.mount_gradio_app(
         app,
         build_demo(service, read_facts(folder)),
@@ -444,6 +438,11 @@ def add_demo(app: FastAPI, folder: Path | None) -> None:
         pwa=False,
         max_file_size=service.limits.max_body - FORM_BYTES,
     )
+
+
+async def lead_to(target: str, request: Request) -> RedirectResponse:
+    """Send a browser to another path."""
+    return RedirectResponse(target)
 
 
 def parse_demo(argv: list[str] | None = None) -> argparse.Namespace:

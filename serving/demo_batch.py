@@ -9,7 +9,8 @@ is what a server needs: bounds on rows and texts, the shared queue in place of a
 
 import asyncio
 import csv
-from collections.abc import Awaitable, Callable, Iterator
+import json
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,10 +21,12 @@ from pipeline_multitask import Text
 from table_files import SourceTable, Window, open_table
 
 MAX_ROWS = 10_000
+SHOWN_ROWS = 5
+SHOWN_CHARACTERS = 120
 PREFIX = "predicted_"
 """In front of our columns, where a table has columns of their names."""
 
-Ask = Callable[[list[Text], list[str]], Awaitable[list[dict[str, Any]]]]
+Ask = Callable[[list[Text], list[str]], Coroutine[Any, Any, list[dict[str, Any]]]]
 """Texts or pairs, and tasks -> an answer each."""
 
 
@@ -80,14 +83,14 @@ class Answered(NamedTuple):
         rows (int): As many as came.
         bad_rows (int): Those without answers.
         columns (list[str]): The table's own and ours.
-        first_rows (list[dict]): To show; every value as text.
+        first_rows (list[list[str]]): The first of them, to be shown in short.
     """
 
     path: Path
     rows: int
     bad_rows: int
     columns: list[str]
-    first_rows: list[dict[str, str]]
+    first_rows: list[list[str]]
 
 
 def open_upload(path: Path, name: str) -> SourceTable:
@@ -171,4 +174,29 @@ def answer_table(
     run.predict(show=False)
     bad_rows = run.join()
     written = open_table(str(target))
-    return Answered(target, table.rows, bad_rows, written.columns, next(written.read(5)).rows)
+    own = len(table.columns)
+    first_rows = [list(row.values()) for row in next(written.read(SHOWN_ROWS)).rows]
+    shown = [[*map(shorten, row[:own]), *map(answer_in_short, row[own:])] for row in first_rows]
+    return Answered(target, table.rows, bad_rows, written.columns, shown)
+
+
+def shorten(text: str) -> str:
+    """The beginning of a text."""
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 1]}…"
+
+
+def answer_in_short(field: str) -> str:
+    """A field of an answer, which may be a number or a list in JSON: three decimals, words with their labels."""
+    try:
+        value = json.loads(field)
+    except json.JSONDecodeError:
+        return shorten(field)
+    values = value if isinstance(value, list) else [value]
+    return shorten(", ".join(map(value_in_short, values)))
+
+
+def value_in_short(value: Any) -> str:
+    """A number, a label, or a word with its label."""
+    if isinstance(value, dict):
+        return f"{value['word']} {value.get('entity_group') or value['entity']}"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

@@ -8,7 +8,6 @@ nothing (`demo_answers` does), and nothing in it refers to another host.
 
 from collections.abc import Iterable, Sequence
 from html import escape
-from typing import Any
 
 import numpy as np
 
@@ -23,7 +22,7 @@ STYLE = """
 .gradio-container {max-width: 1080px !important; margin: 0 auto !important; width: 100%}
 .gradio-container .main {padding: 16px clamp(12px, 3vw, 32px) !important}
 .gradio-container .html-container {padding: 0 !important}
-.cards {display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 290px), 1fr)); gap: 12px;
+.cards {display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 228px), 1fr)); gap: 12px;
   align-items: start}
 .card {border: 1px solid var(--border-color-primary); border-radius: 10px; padding: 14px 16px; min-width: 0;
   background: var(--block-background-fill)}
@@ -35,7 +34,7 @@ STYLE = """
 .bar {margin: 6px 0; font-size: 14px}
 .bar .names {display: flex; justify-content: space-between; gap: 12px}
 .bar .names span:first-child {overflow-wrap: anywhere}
-.bar .names span:last-child, .number {font-variant-numeric: tabular-nums}
+.bar .names span:last-child, .wide td {font-variant-numeric: tabular-nums}
 .bar .track {height: 7px; border-radius: 4px; margin-top: 3px; background: var(--border-color-primary)}
 .bar .track div {height: 100%; border-radius: 4px; background: var(--neutral-400); min-width: 2px}
 .bar.chosen .track div {background: var(--color-accent)}
@@ -48,8 +47,9 @@ STYLE = """
 .wide table {border-collapse: collapse; font-size: 14px; width: 100%; margin: 0; border: none}
 .wide tr, .wide th, .wide td {border: none; text-align: left; vertical-align: top; color: var(--body-text-color)}
 .wide th, .wide td {padding: 6px 14px 6px 0; border-bottom: 1px solid var(--border-color-primary)}
-.wide th {font-weight: 600}
-.wide td.number {text-align: right}
+.wide th {font-weight: 600; white-space: nowrap}
+.wide td div {width: max-content; max-width: min(60vw, 340px); overflow-wrap: anywhere}
+.heading {font-weight: 600; margin: 4px 0 10px}
 .heat {display: grid; gap: 2px; min-width: 100%; width: max-content}
 .heat > div {display: flex; align-items: center; justify-content: center; min-width: 44px; height: 40px;
   border-radius: 4px; font-size: 13px; font-variant-numeric: tabular-nums; color: var(--body-text-color)}
@@ -90,7 +90,7 @@ STYLE = """
   .heat > div {min-width: 38px; height: 36px; font-size: 12px}
 }
 """
-PADDING, NUMBER = ' class="padding"', ' class="number"'
+PADDING = ' class="padding"'
 WARM, COOL = "#4f46e5", "#d97706"
 """Positive and negative numbers."""
 WIDTH, HEIGHT, MARGIN = 720, 400, 48
@@ -109,6 +109,11 @@ def note(text: str) -> str:
 def quiet(text: str) -> str:
     """A remark below an answer."""
     return f'<p class="quiet">{escape(text)}</p>'
+
+
+def heading(text: str) -> str:
+    """What stands below it."""
+    return f'<div class="heading">{escape(text)}</div>'
 
 
 def draw_cards(cards: Iterable[Card]) -> str:
@@ -158,7 +163,8 @@ def draw_heat_map(sentences: Sequence[str], matrix: np.ndarray) -> str:
             dark = ' class="dark"' if abs(value) > DARK else ""
             cells.append(f'<div{dark} style="{tint(float(value))}">{value:.2f}</div>')
     columns = f"grid-template-columns: 30px repeat({len(sentences)}, minmax(40px, 1fr))"
-    return f'<div class="wide"><div class="heat" style="{columns}">{"".join(cells)}</div></div>{draw_key(sentences)}'
+    grid = f'<div class="wide"><div class="heat" style="{columns}">{"".join(cells)}</div></div>'
+    return heading("Cosine of every two sentences") + grid + draw_key(sentences)
 
 
 def draw_pairs(sentences: Sequence[str], pairs: Iterable[Pair]) -> str:
@@ -168,7 +174,7 @@ def draw_pairs(sentences: Sequence[str], pairs: Iterable[Pair]) -> str:
         f"{escape(sentences[pair.second])}</div>"
         for pair in pairs
     )
-    return f'<div class="nearest">{"".join(shown)}</div>'
+    return f'{heading("Nearest pairs")}<div class="nearest">{"".join(shown)}</div>'
 
 
 def draw_map(sentences: Sequence[str], points: np.ndarray, shares: Sequence[float]) -> str:
@@ -224,7 +230,7 @@ def draw_vectors(sentences: Sequence[str], vectors: np.ndarray, readings: Sequen
             f"<h4>{len(vector)} numbers, length {np.linalg.norm(vector):.3f}</h4>"
             f'<div class="strip">{strip}</div><div class="numbers">{numbers}</div></details>'
         )
-    return f'<div class="vectors">{"".join(parts)}</div>'
+    return f'{heading("What the model reads, and its vectors")}<div class="vectors">{"".join(parts)}</div>'
 
 
 def draw_token(token: str, mask: int) -> str:
@@ -232,14 +238,8 @@ def draw_token(token: str, mask: int) -> str:
     return f"<span{'' if mask else PADDING}>{escape(token)}<sub>{mask}</sub></span>"
 
 
-def draw_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table that scrolls by itself where it is wider than the page; numbers stand on the right."""
+def draw_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table that scrolls by itself where it is wider than the page."""
     head = "".join(f"<th>{escape(column)}</th>" for column in columns)
-    body = "".join(f"<tr>{''.join(map(draw_cell, row))}</tr>" for row in rows)
+    body = "".join(f"<tr>{''.join(f'<td><div>{escape(cell)}</div></td>' for cell in row)}</tr>" for row in rows)
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def draw_cell(value: Any) -> str:
-    """A value of a table."""
-    is_number = isinstance(value, int | float)
-    return f"<td{NUMBER if is_number else ''}>{escape('' if value is None else str(value))}</td>"

@@ -22,6 +22,7 @@ from test_serving import busy_model, client_of, close, offline, until
 
 from batch_prediction import BatchPrediction, Options
 from configuration_multitask import MultiTaskConfig
+from graph_export import export_graph
 from handler import MAX_CHARACTERS
 from modeling_multitask import MultiTaskModel
 from serving.api import create_app
@@ -427,6 +428,14 @@ def test_the_likely_column_is_chosen_and_a_missing_one_asked_for(engine: Engine,
     assert with_demo(engine, columns)[0]["choices"] == ["id", "body"]
 
 
+def test_answers_are_previewed_in_short(engine: Engine, tmp_path: Path) -> None:
+    upload = write_csv(tmp_path / "in.csv", ["id", "text"], [["0.123456", TEXT]])
+    (answer,) = offline(engine, [TEXT])
+    shown = shown_text(answer_upload(engine, upload, "text", None)[1])
+    assert {"0.123456", TEXT, f"{answer['topic']['score']:.3f}", ", ".join(answer["tags"]["labels"])} <= {*shown, ""}
+    assert ", ".join(f"{span['word']} {span['entity_group']}" for span in answer["ner"])[:100] in "\n".join(shown)
+
+
 def test_tab_separated_tables_come_back_so(engine: Engine, tmp_path: Path) -> None:
     (tmp_path / "in.tsv").write_text("id\ttext\n1\tsun; rain, snow\n")
     found, _ = answer_upload(engine, tmp_path / "in.tsv", "text", None)
@@ -487,6 +496,18 @@ def test_the_page_fits_any_set_of_tasks(encoder: Any, tokenizer: Any, tmp_path: 
     engine.close()
     assert len(tagged) == (name == "tags alone")
     assert ("and 92 less likely" in drawn) == (name == "a hundred labels")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("graph_format", ["onnx", "openvino"])
+def test_an_exported_graph_is_shown_as_its_model_is(engine: Engine, tmp_path: Path, graph_format: str) -> None:
+    export_graph(engine.model, engine.tokenizer, tmp_path, graph_format, "fp32")
+    graph = Engine(str(tmp_path))
+    for steps in (lambda demo: demo.answer(TEXT, SECOND), lambda demo: demo.compare("\n".join(SENTENCES))):
+        assert with_demo(graph, steps) == with_demo(engine, steps)
+    about = build_demo(Service(graph, Limits()), read_facts(tmp_path))
+    assert any(f"Runs on {graph_format}" in str(getattr(block, "value", "")) for block in about.blocks.values())
+    graph.close()
 
 
 def test_the_folder_of_a_model_is_the_one_that_is_named(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
 from test_demo import MAX_CHARACTERS, SECOND, SENTENCES, TEXT, basic, demo_app
 from test_serve_hf import served
-from test_serving import listening, offline
+from test_serving import busy_model, listening, offline
 
 from prediction_engine import open_engine
 from serving.app import TEXTS
@@ -225,6 +225,21 @@ def test_a_table_is_uploaded_answered_and_downloaded(visit: Visit, engine: Engin
             answer = next(answers)
             assert row["topic"] == answer["topic"]["label"]
             assert [span["word"] for span in json.loads(row["ner"])] == [span["word"] for span in answer["ner"]]
+
+
+def test_a_table_has_a_progress_bar_and_can_be_stopped(visit: Visit, engine: Engine, tmp_path: Path) -> None:
+    write_table(tmp_path / "in.csv")
+    visit.open("Batch")
+    visit.page.set_input_files("#table input[type=file]", tmp_path / "in.csv")
+    visit.page.click("#text-column input")
+    visit.page.get_by_role("option", name="body").click()
+    with busy_model(engine):
+        visit.page.click("#answer-table")
+        bar = visit.page.locator("#table-rows").get_by_role("progressbar")
+        expect(bar).to_have_attribute("aria-valuetext", "0 / 40 rows")
+        visit.page.click("#stop")
+        expect(bar).to_have_count(0)
+    expect(visit.page.locator("#table-rows table")).to_have_count(0)
 
 
 def test_a_table_that_is_too_large_is_refused(visit: Visit, tmp_path: Path) -> None:
