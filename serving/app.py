@@ -209,7 +209,7 @@ class Demo:
             finally:
                 model.stopped = True
             done = working.result()
-            reasons = f" (column {done.columns[-1]} says why)" if done.bad_rows else ""
+            reasons = f" (column {done.reasons} says why)" if done.bad_rows else ""
             summary = quiet(f"{done.rows:,} rows, in their order; {done.bad_rows:,} without answers{reasons}.")
             return [gr.update(value=str(done.path), visible=True), summary + draw_table(done.columns, done.first_rows)]
 

@@ -10,6 +10,7 @@ is what a server needs: bounds on rows and texts, the shared queue in place of a
 import asyncio
 import csv
 import json
+import shutil
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -82,13 +83,15 @@ class Answered(NamedTuple):
         path (Path): Of the same format.
         rows (int): As many as came.
         bad_rows (int): Those without answers.
-        columns (list[str]): The table's own and ours.
-        first_rows (list[list[str]]): The first of them, to be shown in short.
+        reasons (str): Column that says why a row has none.
+        columns (list[str]): To be shown: the table's own, why there are no answers, the answers.
+        first_rows (list[list[str]]): The first rows of these, in short.
     """
 
     path: Path
     rows: int
     bad_rows: int
+    reasons: str
     columns: list[str]
     first_rows: list[list[str]]
 
@@ -157,7 +160,7 @@ def answer_table(
         table (SourceTable): From `open_upload`.
         column (str): With the texts.
         pair_column (str): With the second texts; None for none.
-        folder (Path): Empty.
+        folder (Path): Empty; deleted if the answers do not come to an end.
         batch_size (int): Texts that go into the queue together.
 
     Raises:
@@ -170,14 +173,19 @@ def answer_table(
     options = Options(column, pair_column, prefix=PREFIX if ours & set(table.columns) else "", batch_size=batch_size)
     columns = [column, *([pair_column] if pair_column else [])]
     source = replace(table, read=lambda rows: bounded(table.read(rows), columns))
-    run = BatchPrediction(model, None, source, target, options)
-    run.predict(show=False)
-    bad_rows = run.join()
-    written = open_table(str(target))
-    own = len(table.columns)
-    first_rows = [list(row.values()) for row in next(written.read(SHOWN_ROWS)).rows]
-    shown = [[*map(shorten, row[:own]), *map(answer_in_short, row[own:])] for row in first_rows]
-    return Answered(target, table.rows, bad_rows, written.columns, shown)
+    try:
+        run = BatchPrediction(model, None, source, target, options)
+        run.predict(show=False)
+        bad_rows = run.join()
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
+    reasons = run.schema.names[-1]
+    *answers, _ = run.schema.names
+    shown = [*table.columns, *([reasons] if bad_rows else []), *answers]
+    rows = next(open_table(str(target)).read(SHOWN_ROWS)).rows
+    first_rows = [[(answer_in_short if name in answers else shorten)(row[name]) for name in shown] for row in rows]
+    return Answered(target, table.rows, bad_rows, reasons, shown, first_rows)
 
 
 def shorten(text: str) -> str:

@@ -392,6 +392,7 @@ def test_a_table_that_nobody_waits_for_is_given_up(engine: Engine, tmp_path: Pat
                 await table
         await until(lambda: demo.service.in_flight == 0)
         await demo.answer("sun")
+        await until(lambda: list(tmp_path.iterdir()) == [upload])  # nothing of it is kept
         return batches(demo)
 
     assert with_demo(engine, steps, max_batch=8) == 2  # the one that was under way, and the text after it
@@ -641,6 +642,12 @@ def test_an_open_page_has_no_deadline_and_ends_with_the_server(engine: Engine) -
 
 # ---------------------------------------------------------------------------------------------------------------------
 # A Space
+
+
+def test_the_help_says_how_it_is_called(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse_demo(["--help"])
+    assert ended.value.code == 0 and "serving.app outputs/news" in capsys.readouterr().out
 
 
 def test_the_demo_takes_its_model_from_the_argument_or_the_spaces_variable(monkeypatch: pytest.MonkeyPatch) -> None:
