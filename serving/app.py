@@ -422,7 +422,7 @@ def add_demo(app: FastAPI, folder: Path | None) -> None:
     service.demo_path = DEMO_PATH
     keep_uploads_apart()
     for path, target in {"/": f"{DEMO_PATH}/", "/favicon.ico": f"{DEMO_PATH}/favicon.ico"}.items():
-        app.add_route(path, functools.partial(lead_to, target), include_in_schema=False)
+        app.add_route(path, functools.partial(lead_to, target))  # as such in no schema
     gr.mount_gradio_app(
         app,
         build_demo(service, read_facts(folder)),
