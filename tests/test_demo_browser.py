@@ -301,12 +301,20 @@ def fill_every_tab(visit: Visit, table: Path, column: str | None) -> Iterator[st
     yield TABS[4]
 
 
+ALL_REACHED = """[...document.querySelectorAll(".wide")].every(box => {
+    box.scrollLeft = 10000;
+    return box.scrollWidth <= box.clientWidth || box.scrollLeft > 0;
+})"""
+"""Whether all that is wider than its place can be scrolled to."""
+
+
 def test_no_tab_is_wider_than_a_phone(visit: Visit, tmp_path: Path) -> None:
     visit.page.set_viewport_size(PHONE)
     visit.page.reload()
     write_table(tmp_path / "in.csv")
     for tab in fill_every_tab(visit, tmp_path / "in.csv", "body"):
         assert visit.page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], tab
+        assert visit.page.evaluate(ALL_REACHED), tab
 
 
 def test_a_browser_shows_the_demo_to_who_has_the_token(chromium: Browser, engine: Engine) -> None:
