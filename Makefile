@@ -4,10 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 EXTRAS := encoder,plots,tensorboard,sentence-transformers,onnx,openvino,lora,search,serve,demo,notebooks,docs,test,dev
+OUT ?= outputs/space
 # Two processes of one thread each; the tests of a file stay together, so that they share its fixtures and ports.
 PYTEST_ARGS ?= -n 2 --dist loadfile
 
-.PHONY: help install quickstart example-data lint fix test test-all bench compare serve docs clean
+.PHONY: help install quickstart example-data lint fix test test-all bench compare serve demo space docs clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -64,6 +65,16 @@ serve: $(INSTALLED) ## serve the model in the folder DIR at http://127.0.0.1:800
 # Strict: a broken link or anchor, or a docstring that cannot be read, is an error. mkdocs.yml says why the notice is off.
 docs: $(INSTALLED) ## build the site of the guides and the docstrings: build/site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+demo: $(INSTALLED) ## show the model in the folder DIR in a browser: http://127.0.0.1:7860
+	@test -n "$(DIR)" || { echo "Name the folder of a model: make demo DIR=outputs/quickstart"; exit 1; }
+	$(BIN)/python -m serving.app "$(DIR)"
+
+space: ## put the web demo together as a Hub Space, in the folder OUT (outputs/space)
+	mkdir -p $(OUT)/serving
+	cp *.py model_card.md native_card.md serving/space/README.md serving/space/requirements.txt $(OUT)
+	cp serving/*.py $(OUT)/serving
+	cp serving/app.py $(OUT)/app.py
 
 clean: ## remove caches and build products; .venv and outputs stay
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -5,11 +5,12 @@
 
     python serve_hf.py outputs/news-int8 --port 9000 --max_wait 5
     MULTITASK_API_TOKEN=... python serve_hf.py outputs/news --host 0.0.0.0
+    python serve_hf.py outputs/news --demo      # and a page for people: http://127.0.0.1:8000/demo
 
 The model is a folder of `train_hf.py`, one of `export_hf.py --format onnx|openvino`, or a Hub id. Endpoints: /predict,
 /embed, /similarity, /v1/embeddings (as OpenAI's), /info, /health, /ready, /metrics; /openapi.json describes them. All
 share one queue, from which texts of several requests go through the model together. SIGTERM drains, then ends. The
-extra `serve` is needed.
+extra `serve` is needed, for `--demo` also `demo`.
 """
 
 import argparse
@@ -27,6 +28,7 @@ def parse_serving(argv: list[str] | None = None) -> argparse.Namespace:
     """The command's arguments."""
     parser = CommandParser(doc=__doc__)
     parser.add_argument("model", help="Folder of a saved model or an exported graph, or a Hub id.")
+    parser.add_argument("--demo", action="store_true", help="Also show the web demo, at /demo (default: no).")
     network = parser.add_argument_group("network")
     network.add_argument("--host", default="127.0.0.1", help="Address to listen at (default: 127.0.0.1, this machine).")
     network.add_argument("--port", type=int, default=8000, help="Port; 0 for a free one (default: 8000).")
@@ -84,6 +86,10 @@ def main(argv: list[str] | None = None) -> None:
         )
         engine = Engine(given.model, None if given.bf16 is None else given.bf16 == "true", given.offline)
         app = create_app(engine, limits, token)
+        if given.demo:
+            from serving.app import add_demo, model_folder
+
+            add_demo(app, model_folder(given.model, given.offline))
     DrainingServer(app, given.host, given.port).run()
     engine.close()
 

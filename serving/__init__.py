@@ -1,6 +1,7 @@
-"""One model behind HTTP: a micro-batcher that all endpoints share, and what guards it. Needs the extra `serve`.
+"""One model behind HTTP: a micro-batcher that all endpoints share, what guards it, and a web demo in front of it.
 
-Not part of training or of a saved model: these modules import the library, and nothing but `serve_hf.py` imports them.
+Needs the extra `serve`, for `app` also `demo`. Not part of training or of a saved model: these modules import the
+library, and nothing but `serve_hf.py` imports them.
 
-    python serve_hf.py outputs/news
+    python serve_hf.py outputs/news --demo
 """

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -20,6 +20,20 @@ from pipeline_multitask import Text, predict, token_counts
 from prediction_engine import open_engine
 
 WARM_UP = "Once is enough."
+
+
+class Reading(NamedTuple):
+    """What a model reads of a text that stands in a batch with others.
+
+    Attributes:
+        tokens (list[str]): As the tokenizer names them, special ones and padding included.
+        mask (list[int]): 1 for a token that is read, 0 for padding.
+        length (int): Tokens before cutting and padding.
+    """
+
+    tokens: list[str]
+    mask: list[int]
+    length: int
 
 
 class Engine:
@@ -81,6 +95,19 @@ class Engine:
         counts = await loop.run_in_executor(self.counter, token_counts, self.counting_tokenizer, texts)
         special = self.counting_tokenizer.num_special_tokens_to_add()
         return sum(min(count + special, self.max_length) for count in counts)
+
+    async def read(self, texts: Sequence[str]) -> list[Reading]:
+        """The tokens of some texts as one batch: cut to `max_length`, padded to the longest of them."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.counter, self.read_now, list(texts))
+
+    def read_now(self, texts: list[str]) -> list[Reading]:
+        """`read` in this thread."""
+        tokenizer = self.counting_tokenizer
+        special = tokenizer.num_special_tokens_to_add()
+        batch = tokenizer(texts, truncation=True, max_length=self.max_length, padding=True).encodings
+        counts = token_counts(tokenizer, texts)
+        return [Reading(row.tokens, row.attention_mask, n + special) for row, n in zip(batch, counts, strict=True)]
 
     def description(self) -> dict[str, Any]:
         """Name, tasks with their labels, embedding and versions."""

@@ -5,6 +5,8 @@
 Messages hold no text of a request, no path and no traceback.
 """
 
+import logging
+import traceback
 from http import HTTPStatus
 from typing import Literal
 
@@ -79,3 +81,8 @@ def of_validation(error: RequestValidationError) -> Refusal:
 def shown(text: str) -> str:
     """The beginning of a text, as Unicode: a body's keys may be long, and half of a surrogate pair."""
     return text[:SHOWN_CHARACTERS].encode("utf-8", "replace").decode("utf-8")
+
+
+def log_mistake(logger: logging.Logger, error: BaseException, where: str) -> None:
+    """Write down an error of ours and the lines it went through, but not its message, which may hold a text."""
+    logger.error("%s at %s\n%s", type(error).__name__, where, "".join(traceback.format_tb(error.__traceback__)))

@@ -11,7 +11,8 @@ from fastapi import FastAPI
 class DrainingServer(uvicorn.Server):
     """uvicorn, which would close its socket at the first signal, made to tell newcomers first.
 
-    A second signal, or SIGINT (Ctrl-C), is uvicorn's: it closes at once and waits for requests under way.
+    A second signal, or SIGINT (Ctrl-C), is uvicorn's: it closes at once and waits for requests under way. Pages of the
+    demo that are open in a browser end when those are answered.
 
     Args:
         app (FastAPI): From `create_app`.
@@ -34,15 +35,16 @@ class DrainingServer(uvicorn.Server):
         """Drain at the first SIGTERM."""
         if sig == signal.SIGTERM and not self.service.draining:
             self.service.draining = True
-            self.loop.call_soon_threadsafe(self.begin_to_finish)
+            self.loop.call_soon_threadsafe(self.begin_to_finish, None)
         else:
             super().handle_exit(sig, frame)
+            self.loop.call_soon_threadsafe(self.begin_to_finish, 0.0)
 
-    def begin_to_finish(self) -> None:
+    def begin_to_finish(self, drain: float | None) -> None:
         """Start to drain, in the event loop."""
-        self.finishing = self.loop.create_task(self.finish())
+        self.finishing = self.loop.create_task(self.finish(drain))
 
-    async def finish(self) -> None:
+    async def finish(self, drain: float | None) -> None:
         """Wait for requests under way, then stop."""
-        await self.service.finish()
+        await self.service.finish(drain)
         self.should_exit = True

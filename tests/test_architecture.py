@@ -173,6 +173,24 @@ SERVING: dict[str, set[str]] = {
         "serving.service",
     },
     "server": set(),
+    "demo_answers": {"configuration_multitask", "handler", "model_card"},
+    "demo_html": {"serving.demo_answers", "serving.engine"},
+    "demo_batch": {"batch_prediction", "handler", "pipeline_multitask", "table_files"},
+    "app": {
+        "command_help",
+        "input_errors",
+        "pipeline_multitask",
+        "serving.api",
+        "serving.batcher",
+        "serving.demo_answers",
+        "serving.demo_batch",
+        "serving.demo_html",
+        "serving.engine",
+        "serving.limits",
+        "serving.refusal",
+        "serving.server",
+        "serving.service",
+    },
 }
 """Module of the package `serving` -> the modules of ours it may import; of the others, only a command imports it."""
 
