@@ -19,6 +19,8 @@ COMMANDS = sorted(
     if '__name__ == "__main__"' in path.read_text()
 )
 """Every command of the repository."""
+AS_MODULE = {command.removesuffix(".py").replace("/", "."): command for command in COMMANDS}
+"""What stands behind `python -m` -> the command."""
 TRAINING = {"train_hf.py", "compare_hf.py", "search_hf.py"}
 """Commands that take the arguments of a run, beside or in place of their own."""
 RECIPE = "recipes/six_tasks.yaml"
@@ -45,6 +47,9 @@ def command_lines(text: str) -> list[list[str]]:
     found = []
     for line in text.replace("\\\n", " ").splitlines():
         words = shlex.split(re.split(r"[|;&]\s", line)[0], comments=True)
+        if "-m" in words:
+            module = words.index("-m") + 1
+            words[module] = AS_MODULE.get(words[module], words[module])
         scripts = [index for index, word in enumerate(words) if word in COMMANDS]
         if scripts:
             found.append(words[scripts[0] :])
