@@ -15,6 +15,8 @@ extra `serve` is needed.
 import argparse
 import logging
 import os
+import signal
+import sys
 from pathlib import Path
 
 from input_errors import one_line_errors
@@ -88,4 +90,6 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    # process 1 of a container has no default action: without this, a stop while the model still loads would be lost
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     main()
