@@ -54,7 +54,7 @@ shift
 mount -t proc proc "$root/proc"
 if [ "$sealed" = yes ]; then
     mount -o remount,bind,ro "$root"
-    mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"
+    mount -t tmpfs -o mode=1777,noexec,nosuid,nodev tmpfs "$root/tmp"
     ip link set lo up
 fi
 nothing="--clear-groups --no-new-privs --inh-caps=-all --bounding-set=-all"

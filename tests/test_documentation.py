@@ -74,6 +74,7 @@ def test_every_make_target_of_the_readme_exists() -> None:
         "benchmarks/large_data.py",
         "benchmarks/serving_load.py",
         "benchmarks/train_throughput.py",
+        "notebooks/execute_notebooks.py",
     ],
 )
 def test_help_works(command: str) -> None:
