@@ -3,7 +3,7 @@
 Not an engine: a stage is a folder that this machine's system (`/usr`, its Python) is bound into, read-only, in place of
 the base image; there are no layers and no limits. What a stage runs is real: process 1 of its own process namespace,
 root or the stage's user without capabilities, and, for `start`, no network and a file system that cannot be written to.
-Linux, root and util-linux are needed.
+Linux, root, util-linux and iproute2 are needed.
 
     stages = build(Path("docker/Dockerfile"), context, scratch, {"EXTRAS": "serve"}, {"model": folder})
     with stages["baked"].start() as process: ...
@@ -19,7 +19,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
 
@@ -74,7 +74,6 @@ class Stage:
         user (str): Number of the user; `0` is root.
         folder (str): Working directory.
         entrypoint, healthcheck (list): Their words, in exec form.
-        ports (list): What it exposes.
     """
 
     root: Path
@@ -83,7 +82,6 @@ class Stage:
     folder: str = "/"
     entrypoint: list[str] = field(default_factory=list)
     healthcheck: list[str] = field(default_factory=list)
-    ports: list[int] = field(default_factory=list)
 
     def command(self, words: Iterable[str], mounts: Iterable[tuple[str, str, str]] = (), sealed: bool = False) -> list:
         """The command line that runs words in this stage."""
@@ -100,16 +98,14 @@ class Stage:
     def run(self, line: str, mounts: Iterable[tuple[str, str, str]], arguments: dict[str, str]) -> None:
         """A RUN instruction: a line of the shell, with the build's arguments as variables and with a network."""
         command = self.command(["sh", "-c", line], mounts)
-        subprocess.run(command, env=self.environment | arguments, check=True)
+        subprocess.run(command, env=arguments | self.environment, check=True)
 
     @contextmanager
-    def start(
-        self, *arguments: str, mounts: Iterable[tuple[str, str, str]] = (), **variables: str
-    ) -> Iterator["Container"]:
+    def start(self, *arguments: str, mounts: Iterable[tuple[str, str, str]] = ()) -> Iterator["Container"]:
         """The entry point with arguments after it, sealed: no network, nothing to write to but /tmp."""
         command = self.command([*self.entrypoint, *arguments], mounts, sealed=True)
         with tempfile.TemporaryFile("w+") as errors:
-            process = subprocess.Popen(command, env=self.environment | variables, stderr=errors)
+            process = subprocess.Popen(command, env=self.environment, stderr=errors)
             try:
                 yield Container(self, process, errors)
             finally:
@@ -173,8 +169,7 @@ def base_image(root: Path) -> Stage:
 def copy_of(stage: Stage, root: Path) -> Stage:
     """A stage that goes on from another: its files, as links to the same, which no instruction writes to again."""
     subprocess.run(["cp", "--archive", "--link", str(stage.root), str(root)], check=True)
-    environment, lists = dict(stage.environment), (list(stage.entrypoint), list(stage.healthcheck), list(stage.ports))
-    return Stage(root, environment, stage.user, stage.folder, *lists)
+    return replace(stage, root=root, environment=dict(stage.environment))
 
 
 def context_files(context: Path) -> list[str]:
@@ -223,16 +218,18 @@ def build(
     """
     outside = {name: value for name, value in os.environ.items() if name.startswith("PIP_") or "proxy" in name.lower()}
     stages: dict[str, Stage] = {}
-    known: dict[str, str] = {}
+    of_from: dict[str, str] = {}  # an ARG before the first FROM holds for FROM alone, a later one for its stage
+    known = of_from
     stage = Stage(Path("/"), {})
     for name, value in instructions(dockerfile):
-        variables = known | stage.environment
+        variables = of_from if name == "FROM" else known | stage.environment
         filled = string.Template(value).safe_substitute(variables)
         match name:
             case "ARG":
                 key, _, default = value.partition("=")
                 known[key] = arguments.get(key, default)
             case "FROM":
+                known = {}
                 source, _, called = filled.split()
                 root = scratch / called
                 if called in contexts:
@@ -259,7 +256,7 @@ def build(
                 stage.user, _, group = filled.partition(":")
                 assert group == stage.user, "setpriv and nsenter get one number for both"
             case "EXPOSE":
-                stage.ports.append(int(filled))
+                pass  # says which port, and opens none
             case "HEALTHCHECK":
                 stage.healthcheck = json.loads(value.partition("CMD ")[2])
             case "ENTRYPOINT":

@@ -319,7 +319,7 @@ def stages(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> dict
 
 def wait_until_ready(container: Container) -> None:
     """Until the health check agrees, or the server ended."""
-    while container.execute(healthcheck()).returncode:
+    while container.execute(container.stage.healthcheck).returncode:
         assert container.process.poll() is None, container.said
         time.sleep(0.2)
 
