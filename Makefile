@@ -7,7 +7,7 @@ EXTRAS := encoder,plots,tensorboard,sentence-transformers,onnx,openvino,lora,sea
 # Two processes of one thread each; the tests of a file stay together, so that they share its fixtures and ports.
 PYTEST_ARGS ?= -n 2 --dist loadfile
 
-.PHONY: help install quickstart example-data lint fix test test-all bench compare serve notebooks clean
+.PHONY: help install quickstart example-data lint fix test test-all bench compare serve notebooks docs clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -66,6 +66,10 @@ serve: $(INSTALLED) ## serve the model in the folder DIR at http://127.0.0.1:800
 
 notebooks: $(INSTALLED) ## run the notebooks and keep what they print
 	OMP_NUM_THREADS=1 $(BIN)/python notebooks/execute_notebooks.py
+
+# Strict: a broken link or anchor, or a docstring that cannot be read, is an error. mkdocs.yml says why the notice is off.
+docs: $(INSTALLED) ## build the site of the guides and the docstrings: build/site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 clean: ## remove caches and build products; .venv and outputs stay
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -12,7 +12,7 @@ import dataclasses
 import os
 import types
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import torch
 from transformers import TrainingArguments
@@ -176,15 +176,13 @@ LORA_FIELDS = {one.name: one for one in dataclasses.fields(LoraArguments)}
 class ModelArguments:
     """What the model is: its encoder and what stands between encoder and heads; the heads follow from the tasks."""
 
-    _argument_group_name: ClassVar[str] = "model"
-
     encoder: str = _option(
         "Pretrained encoder: a local folder or a Hub id.",
         "sentence-transformers/all-MiniLM-L6-v2",
     )
     init_from: str | None = _option(
         "Trained model of ours (folder or Hub id) to start from in place of an encoder: its tasks stay, those of the "
-        "recipe that it lacks get new heads, those that it has go on learning."
+        "recipe that it lacks get new heads, those that it has go on learning. Unset, training starts from `encoder`."
     )
     pooling: str | None = _option(
         f"How token states become one vector: {', '.join(POOLINGS)}; unset, what the encoder's folder says, else mean."
@@ -237,12 +235,14 @@ class DataArguments:
             the task, the nearest known field and the way out.
     """
 
-    _argument_group_name: ClassVar[str] = "data"
-
     tasks: dict[str, TaskArguments] = _option(
-        "The tasks, name -> fields (see below): set by the recipe, single fields by --tasks.TASK.FIELD VALUE.", {}
+        "The tasks, name -> fields (see below): set by the recipe, single fields by --tasks.TASK.FIELD VALUE. Unset, "
+        "there is nothing to train.",
+        {},
     )
-    data_root: str | None = _option("Folder whose DIR/<name> is read in place of the Hub where it is there.")
+    data_root: str | None = _option(
+        "Folder whose DIR/<name> is read in place of the Hub where it is there; unset, none."
+    )
     sampling_strategy: str = _option(
         "How tasks are mixed: proportional, uniform, temperature, annealed, shares or alternating.", "temperature"
     )
@@ -251,15 +251,15 @@ class DataArguments:
     )
     sampling_cap: int = _option("Rows above which a task counts as no larger, for its share.", 262144)
     sampling_shares: dict[str, float] | None = _option(
-        "Share of each task's rows in training, name -> number (any sum); needed by the strategy shares."
+        "Share of each task's rows in training, name -> number (any sum); needed by the strategy shares, else unset."
     )
     search: dict[str, Any] | None = _option(
         "For search_hf.py, not read in training: argument (tasks.TASK.FIELD for a field of a task) -> a list of "
-        "values, or {low, high, log, step}."
+        "values, or {low, high, log, step}. Unset in most recipes."
     )
     drift_data: str | None = _option(
         "With --init_from: recipe with the data of tasks that are not trained; they are scored on its validation rows "
-        "before and after training."
+        "before and after training. Unset, only the share of changed answers is known."
     )
     grouping: str = _option("How rows are put into batches: length (similar lengths, less padding) or none.", "length")
     cache_encoder: bool = _option(
@@ -275,7 +275,9 @@ class DataArguments:
         False,
     )
     dry_run: bool = _option("Stop after printing the plan.", False)
-    sample_texts: list[str] = _option("Texts that the trained model answers at the end, every task of it.", [])
+    sample_texts: list[str] = _option(
+        "Texts that the trained model answers at the end, every task of it; unset, none.", []
+    )
     notes: list[str] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
@@ -318,8 +320,6 @@ class MultiTaskTrainingArguments(TrainingArguments):
     Raises:
         ValueError: for a value out of its range, besides all that `TrainingArguments` refuses.
     """
-
-    _argument_group_name: ClassVar[str] = "training (transformers.TrainingArguments and more)"
 
     train_sampling_strategy: str = field(
         default="sequential",
@@ -382,7 +382,8 @@ class MultiTaskTrainingArguments(TrainingArguments):
     freeze: list[str] = _option(
         "Parts that stay as they are: encoder; embeddings (a little faster, 4 percent with MiniLM on a CPU, and words "
         "that training never saw stay beside those it saw); layers:K (the embeddings and the first K layers of the "
-        "encoder); heads (with --init_from those that were there); projection; or a task, for its head.",
+        "encoder); heads (with --init_from those that were there); projection; or a task, for its head. Unset, all "
+        "learns.",
         [],
     )
     stages: list[dict[str, Any]] | None = _option(

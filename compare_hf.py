@@ -20,6 +20,7 @@ import transformers
 import yaml
 
 from arguments_multitask import DataArguments, MultiTaskTrainingArguments
+from command_help import CommandParser
 from comparison_report import (
     FILE_NAME,
     insert_report,
@@ -43,13 +44,13 @@ from task_predictions import predictions_path, read_predictions
 
 def parse_comparison(argv: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
     """The command's arguments, and those that go to `train_hf.py`."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = CommandParser(doc=__doc__, allow_abbrev=False)
     parser.add_argument("recipe", help="Recipe of several tasks; further arguments go to train_hf.py.")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="Train with seeds 1 to N (default: 3).")
     parser.add_argument("--output_dir", help="Folder of runs and report (default: outputs/compare_<recipe>).")
-    parser.add_argument("--report", metavar="FILE.md", help="Also put the report into this document, by recipe.")
+    parser.add_argument(
+        "--report", metavar="FILE.md", help="Document that also gets the report, by recipe (default: none)."
+    )
     parser.add_argument(
         "--gradient_cosines",
         type=float,

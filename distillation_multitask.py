@@ -310,7 +310,8 @@ class AnswerReader:
 
     Args:
         teachers (dict): Task -> its teacher.
-        tokenizer, max_length: Of the model that learns.
+        tokenizer: Of the model that learns.
+        max_length (int): Tokens that it reads of a text.
         bf16 (bool): As for `add_teachers`.
         columns (Sequence): Columns of the rows.
     """

@@ -15,6 +15,7 @@ import torch
 from transformers import TrainingArguments
 
 from arguments_multitask import SPLITS
+from command_help import CommandParser
 from data_collator import MultiTaskDataCollator
 from input_errors import one_line_errors, positive
 from recipe_arguments import parse_arguments
@@ -28,18 +29,20 @@ from trainer_multitask import MultiTaskTrainer
 
 def parse_evaluation(argv: list[str] | None = None) -> argparse.Namespace:
     """The command's arguments."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(doc=__doc__)
     parser.add_argument("model", help="Folder of a saved model, or a Hub id.")
-    parser.add_argument("--data", required=True, metavar="RECIPE.yaml", help="Recipe whose tasks name the data.")
-    parser.add_argument("--data_root", help="Folder whose DIR/<name> is read in place of the Hub where it is there.")
-    parser.add_argument("--split", default="test", choices=SPLITS, help="Split to score (default: test).")
-    parser.add_argument("--tasks", nargs="+", help="Tasks to score (default: those of the model that have the split).")
-    parser.add_argument("--batch_size", type=positive, default=64, help="Items a batch on one device (default: 64).")
-    parser.add_argument("--bf16", action="store_true", help="Compute in bf16 mixed precision (default: float32).")
-    parser.add_argument("--nano", action="store_true", help="At most 64 rows a task.")
-    parser.add_argument("--seed", type=int, default=42, help="Seed of a validation split cut from train (default: 42).")
-    parser.add_argument("--offline", action="store_true", help="Never ask the Hub.")
-    parser.add_argument("--output_dir", help="Where results are written (default: <model>/evaluation).")
+    rows = parser.add_argument_group("rows")
+    rows.add_argument("--data", required=True, metavar="RECIPE.yaml", help="Recipe whose tasks name the data.")
+    rows.add_argument("--data_root", help="Folder whose DIR/<name> is read in place of the Hub (default: none).")
+    rows.add_argument("--split", default="test", choices=SPLITS, help="Split to score (default: test).")
+    rows.add_argument("--tasks", nargs="+", help="Tasks to score (default: those of the model that have the split).")
+    rows.add_argument("--nano", action="store_true", help="At most 64 rows a task.")
+    rows.add_argument("--seed", type=int, default=42, help="Seed of a validation split cut from train (default: 42).")
+    work = parser.add_argument_group("work")
+    work.add_argument("--batch_size", type=positive, default=64, help="Items a batch on one device (default: 64).")
+    work.add_argument("--bf16", action="store_true", help="Compute in bf16 mixed precision (default: float32).")
+    work.add_argument("--offline", action="store_true", help="Never ask the Hub.")
+    work.add_argument("--output_dir", help="Where results are written (default: <model>/evaluation).")
     return parser.parse_args(argv)
 
 

@@ -11,7 +11,6 @@ All-MiniLM-L6-v2 and many other encoders read lower case only. The names in `ent
 in one row of eight, so that context has to tell what a cased encoder could read off the first letter.
 """
 
-import argparse
 import csv
 import functools
 import io
@@ -26,9 +25,18 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 
+from command_help import CommandParser
 from configuration_multitask import nearest_name
 
 logger = logging.getLogger(__name__)
+
+HELP = """Write the example data as files: one folder a task, each in another format, to copy for data of your own.
+
+    python example_data.py outputs/example_data
+
+The README.md that is written beside them explains formats and columns. Files that are there are never replaced by
+other content, unless --force says so.
+"""
 
 EXAMPLES = ("topic", "sentence_type", "sentiment", "entities", "similarity", "topic_sentiment")
 SPLIT_ROWS = {"train": 1200, "validation": 200, "test": 300}
@@ -1160,7 +1168,7 @@ def write_files(folder: Path, seed: int = 0, force: bool = False) -> list[Path]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Write the example data as files: the command line."""
-    parser = argparse.ArgumentParser(description="Write the example data as files that show the formats for your own.")
+    parser = CommandParser(doc=HELP)
     parser.add_argument("folder", type=Path, help="where to write; one sub-folder a task is made")
     parser.add_argument("--seed", type=int, default=0, help="draws other sentences (default: 0)")
     parser.add_argument("--force", action="store_true", help="replace files that are there with other content")

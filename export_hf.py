@@ -16,6 +16,7 @@ import logging
 from pathlib import Path
 
 from arguments_multitask import SPLITS
+from command_help import CommandParser
 from export_scores import compare, read_rows, score
 from graph_export import PRECISIONS, export_graph
 from graph_model import GraphModel
@@ -29,18 +30,20 @@ RESULTS_FILE = "export_results.json"
 
 def parse_export(argv: list[str] | None = None) -> argparse.Namespace:
     """The command's arguments."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(doc=__doc__)
     parser.add_argument("model", help="Folder of a saved model, or a Hub id.")
-    parser.add_argument("--output", required=True, metavar="OUT", help="Folder to write.")
-    parser.add_argument("--format", required=True, choices=(NATIVE, *PRECISIONS), help="What to write.")
-    parser.add_argument("--task", metavar="NAME", help="The one task of a native folder (default: the embedding).")
-    parser.add_argument("--precision", help="Of a graph: fp32 (default), onnx also int8, openvino also bf16.")
-    parser.add_argument("--data", metavar="RECIPE.yaml", help="Recipe on whose data a graph is scored.")
-    parser.add_argument("--data_root", help="Folder whose DIR/<name> is read in place of the Hub where it is there.")
-    parser.add_argument("--split", default="test", choices=SPLITS, help="Split to score (default: test).")
-    parser.add_argument("--nano", action="store_true", help="Score at most 64 rows a task.")
-    parser.add_argument("--overwrite_output", action="store_true", help="Write into a folder that holds files already.")
-    parser.add_argument("--offline", action="store_true", help="Never ask the Hub.")
+    form = parser.add_argument_group("form")
+    form.add_argument("--output", required=True, metavar="OUT", help="Folder to write.")
+    form.add_argument("--format", required=True, choices=(NATIVE, *PRECISIONS), help="What to write.")
+    form.add_argument("--task", metavar="NAME", help="The one task of a native folder (default: the embedding).")
+    form.add_argument("--precision", help="Of a graph: fp32 (default), onnx also int8, openvino also bf16.")
+    form.add_argument("--overwrite_output", action="store_true", help="Write into a folder that holds files already.")
+    form.add_argument("--offline", action="store_true", help="Never ask the Hub.")
+    scores = parser.add_argument_group("scores of a graph beside those of the model")
+    scores.add_argument("--data", metavar="RECIPE.yaml", help="Recipe with the rows (default: nothing is scored).")
+    scores.add_argument("--data_root", help="Folder whose DIR/<name> is read in place of the Hub (default: none).")
+    scores.add_argument("--split", default="test", choices=SPLITS, help="Split to score (default: test).")
+    scores.add_argument("--nano", action="store_true", help="Score at most 64 rows a task.")
     return parser.parse_args(argv)
 
 

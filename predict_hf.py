@@ -19,6 +19,7 @@ import torch
 from accelerate import PartialState
 
 from batch_prediction import BatchPrediction, Options, fingerprint
+from command_help import CommandParser
 from input_errors import one_line_errors, positive
 from pipeline_multitask import AGGREGATION_STRATEGIES
 from prediction_engine import open_engine
@@ -27,15 +28,15 @@ from table_files import open_table
 
 def parse_prediction(argv: list[str] | None = None) -> argparse.Namespace:
     """The command's arguments."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(doc=__doc__)
     parser.add_argument("model", help="Folder of a saved model or an exported graph, or a Hub id.")
     parser.add_argument("input", help="CSV, TSV, JSONL or Parquet file, or the Hub id of a data set.")
     parser.add_argument("output", help="File to write: .csv, .tsv, .jsonl or .parquet.")
     rows = parser.add_argument_group("rows")
     rows.add_argument("--text", default="text", help="Column with the text (default: text).")
-    rows.add_argument("--text_pair", help="Column with the second text, for tasks that compare or read two.")
+    rows.add_argument("--text_pair", help="Column with the second text, for tasks of pairs (default: none).")
     rows.add_argument("--config", help="Configuration of a data set on the Hub (default: its only one).")
-    rows.add_argument("--split", help="Split of a data set on the Hub.")
+    rows.add_argument("--split", help="Split of a data set on the Hub; unset for a file.")
     answers = parser.add_argument_group("answers")
     answers.add_argument("--tasks", nargs="+", help="Tasks to answer (default: all that can be).")
     answers.add_argument("--embeddings", action="store_true", help="Also write the sentence embedding.")

@@ -22,6 +22,7 @@ from pathlib import Path
 import transformers
 from huggingface_hub import HfApi
 
+from command_help import CommandParser
 from hub_folder import check_elsewhere, copy_published, published_files
 from hub_repository import Target, prepare, upload
 from input_errors import one_line_errors
@@ -32,22 +33,28 @@ from saved_model import open_model
 
 def parse_publication(argv: list[str] | None = None) -> argparse.Namespace:
     """The command's arguments."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(doc=__doc__)
     parser.add_argument("model", help="Folder of a saved model.")
     parser.add_argument("repo_id", help="Where it goes: owner/name.")
-    parser.add_argument("--public", action="store_true", help="Let everybody read it (default: private).")
-    parser.add_argument("--revision", default="main", help="Branch (default: main; a new one is made from main).")
-    parser.add_argument("--tag", help="Name for this publication, such as v1.")
-    parser.add_argument("--commit_message", default="Publish the model", help="Message of the commit.")
-    parser.add_argument("--license", help="Licence of the model, as the Hub spells it: apache-2.0, cc-by-nc-4.0, ...")
-    parser.add_argument("--base_model", help="Hub id of the encoder, where training started from a local copy.")
-    parser.add_argument(
+    target = parser.add_argument_group("repository")
+    target.add_argument("--public", action="store_true", help="Let everybody read it (default: private).")
+    target.add_argument("--revision", default="main", help="Branch (default: main; a new one is made from main).")
+    target.add_argument("--tag", help="Name for this publication, such as v1 (default: none).")
+    target.add_argument("--commit_message", default="Publish the model", help="Message of the commit.")
+    target.add_argument("--overwrite", action="store_true", help="Write to a repository that holds something else.")
+    content = parser.add_argument_group("content")
+    content.add_argument(
+        "--license", help="Licence of the model, as the Hub spells it: apache-2.0, ... (default: none)."
+    )
+    content.add_argument(
+        "--base_model", help="Hub id of the encoder (default: as training named it, if no local copy)."
+    )
+    content.add_argument(
         "--native_heads",
         action="store_true",
         help="Also publish what can be a plain class (heads, the embedding) as REPO_ID-NAME, linked in the card.",
     )
-    parser.add_argument("--overwrite", action="store_true", help="Write to a repository that holds something else.")
-    parser.add_argument("--dry_run", action="store_true", help="Check and list what would go; ask nobody.")
+    content.add_argument("--dry_run", action="store_true", help="Check and list what would go; ask nobody.")
     return parser.parse_args(argv)
 
 

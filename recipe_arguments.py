@@ -8,6 +8,7 @@ a dataset or a model.
 
 import argparse
 import dataclasses
+import functools
 import re
 import sys
 import textwrap
@@ -34,7 +35,39 @@ from arguments_multitask import (
     fits,
     rows_by_split,
 )
+from command_help import CommandParser
 from configuration_multitask import nearest_name
+
+HELP = """Train one encoder with a head for each task of a recipe, evaluate it, save it.
+
+    python train_hf.py recipes/quickstart.yaml --output_dir outputs/quickstart --learning_rate 5e-5
+    python train_hf.py recipes/quickstart.yaml --dry_run         # print the plan and stop
+    python train_hf.py recipes/quickstart.yaml --nano            # try it in a minute
+    accelerate launch --config_file accelerate_configs/cpu_2_processes.yaml train_hf.py RECIPE.yaml --use_cpu
+
+Every argument is also a key of the recipe, a YAML file; what stands on the command line wins. Arguments of this project
+come first, those of transformers.TrainingArguments behind them, the fields of a task at the end.
+"""
+ARGUMENT_GROUPS: dict[str, frozenset[str]] = {
+    "the run": frozenset(
+        {"output_dir", "overwrite_output", "resume_changed_recipe", "nano", "dry_run", "sample_texts", "search"}
+    ),
+    "data": frozenset({"tasks", "data_root", "offline", "drift_data"}),
+    "order of the rows": frozenset(
+        {"sampling_strategy", "sampling_temperature", "sampling_cap", "sampling_shares", "grouping"}
+    ),
+    "model": frozenset(one.name for one in dataclasses.fields(ModelArguments)),
+    "what learns, and how fast": frozenset(
+        {"freeze", "stages", "cache_encoder", "encoder_cache_dir", "head_learning_rate", "layer_decay"}
+        | {"loss_balancing", "balancing_learning_rate"}
+    ),
+    "what is measured": frozenset({"early_stopping_patience", "calibrate", "gradient_cosines", "max_head_drift"}),
+    "transformers.TrainingArguments, with defaults of this project": frozenset(
+        MultiTaskTrainingArguments.__annotations__
+    ),
+    "transformers.TrainingArguments": frozenset(ARGUMENT_FIELDS),
+}
+"""Groups of `--help` in their order; an argument stands in the first that has its name."""
 
 
 class RecipeLoader(yaml.SafeLoader):
@@ -103,20 +136,29 @@ def read_recipe(path: str) -> dict[str, Any]:
     return recipe
 
 
-class RunArgumentParser(HfArgumentParser):
-    """The parser of a run's arguments: errors of one line, and the fields of a task in `--help`."""
+class RunArgumentParser(CommandParser, HfArgumentParser):
+    """The parser of a run's arguments: errors of one line, groups and the fields of a task in `--help`."""
 
     def __init__(self) -> None:
         super().__init__(
             ARGUMENT_CLASSES,
+            doc=HELP,
             usage="%(prog)s [RECIPE.yaml] [--argument value ...] [--tasks.TASK.FIELD value ...]",
-            description="Train one encoder with a head for each task of a recipe.",
             epilog=_describe_task_fields(),
-            formatter_class=_HelpFormatter,
             allow_abbrev=False,
         )
         self.add_argument("recipe", nargs="?", help="YAML file whose keys are the arguments below.")
         self.source = ""
+
+    @functools.cached_property
+    def groups(self) -> dict[str, Any]:
+        """Title -> group of `--help`, made in their order when the first argument needs one."""
+        return {title: self.add_argument_group(title) for title in ARGUMENT_GROUPS}
+
+    def _parse_dataclass_field(self, parser: argparse.ArgumentParser, field: dataclasses.Field) -> None:
+        """Add an argument to its group, not to the one of its class."""
+        title = next(title for title, names in ARGUMENT_GROUPS.items() if field.name in names)
+        super()._parse_dataclass_field(self.groups[title], field)
 
     def error(self, message: str) -> NoReturn:
         """Print one line (not the usage of two hundred arguments) and leave with exit code 2."""
@@ -154,10 +196,6 @@ class RunArgumentParser(HfArgumentParser):
             self.error(f"unexpected {flag!r}; a recipe comes first, and values follow a --name.")
         name = flag.partition("=")[0].lstrip("-").replace("-", "_")
         self.error(f"there is no argument --{name}.{nearest_name(name, ARGUMENT_FIELDS)}")
-
-
-class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Defaults behind every argument, the list of task fields as it is written."""
 
 
 def _describe_task_fields() -> str:

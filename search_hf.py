@@ -21,6 +21,7 @@ from typing import Any
 import transformers
 from transformers import set_seed
 
+from command_help import CommandParser
 from hyperparameter_search import SearchTrainer, Values, corners, read_space, read_words, with_values, write_recipe
 from input_errors import one_line_errors
 from recipe_arguments import parse_arguments, read_recipe
@@ -37,11 +38,14 @@ def parse_search(argv: list[str] | None = None) -> tuple[argparse.Namespace, dic
     Raises:
         ValueError: for words or a recipe that cannot be read.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(doc=__doc__)
     parser.add_argument("recipe", help="YAML file with an entry `search`.")
     parser.add_argument("--trials", type=int, default=20, help="Complete trials in the end (default: 20).")
-    parser.add_argument("--output_dir", required=True, help="Folder of the study, all trials and the best recipe.")
+    parser.add_argument(
+        "--output_dir", help="Folder of the study, all trials and the best recipe (default: outputs/search_<recipe>)."
+    )
     given, words = parser.parse_known_args(argv)
+    given.output_dir = given.output_dir or f"outputs/search_{Path(given.recipe).stem}"
     recipe = {name: value for name, value in read_recipe(given.recipe).items() if name != "output_dir"}
     return given, with_values(recipe, read_words(words))
 

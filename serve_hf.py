@@ -19,6 +19,7 @@ import signal
 import sys
 from pathlib import Path
 
+from command_help import CommandParser
 from input_errors import one_line_errors
 
 TOKEN_VARIABLE = "MULTITASK_API_TOKEN"
@@ -26,7 +27,7 @@ TOKEN_VARIABLE = "MULTITASK_API_TOKEN"
 
 def parse_serving(argv: list[str] | None = None) -> argparse.Namespace:
     """The command's arguments."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(doc=__doc__)
     parser.add_argument("model", help="Folder of a saved model or an exported graph, or a Hub id.")
     network = parser.add_argument_group("network")
     network.add_argument("--host", default="127.0.0.1", help="Address to listen at (default: 127.0.0.1, this machine).")

@@ -2,7 +2,7 @@
 
     python benchmarks/ablations.py balancing --data_root DATA --seeds 1 2 3
     python benchmarks/ablations.py sampling --data_root DATA --seeds 1 2 3
-    python benchmarks/ablations.py sampling --table                 # only write the table into docs/training.md again
+    python benchmarks/ablations.py sampling                         # only write the table into docs/training.md again
 
 Each run is `train_hf.py recipes/six_tasks.yaml` on a sixteenth of every task's training rows (so that the tasks keep
 their sizes to each other), three epochs, in a process of its own; finished ones are kept in `--work` and not run again.
@@ -10,13 +10,13 @@ their sizes to each other), three epochs, in a process of its own; finished ones
 marks, their means, and how far each mean score lies from that of the first line, seed by seed. A test compares.
 """
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
 
 from recipe_results import ROOT, hardware  # first: it puts the sources on the path
 
+from command_help import CommandParser
 from recipe_runs import Run
 from task_metrics import PRIMARY_METRICS
 
@@ -95,10 +95,12 @@ def guide_with(text: str, name: str, report: dict[str, Any]) -> str:
 
 def main() -> None:
     """Run what is not there yet; write file and table after each run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", choices=TABLES)
-    parser.add_argument("--data_root", help="Folder of the data sets; needed to run anything.")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser = CommandParser(doc=__doc__)
+    parser.add_argument("table", choices=TABLES, help="Which table.")
+    parser.add_argument(
+        "--data_root", help="Folder of the data sets; unset, nothing is run and the table written anew."
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="Seeds to train with.")
     parser.add_argument("--work", default="outputs/ablations", help="Folder for the runs.")
     parser.add_argument("--output", help="Results file (default: benchmarks/results/ablation_<table>.json).")
     parser.add_argument("--guide", default=str(GUIDE), help="The text with the table (default: %(default)s).")

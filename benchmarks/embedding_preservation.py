@@ -11,7 +11,6 @@ ones are not run again. What follows `--` goes to `train_hf.py`. Results go to
 `benchmarks/results/embedding_preservation.json`.
 """
 
-import argparse
 import json
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from typing import Any
 
 from recipe_results import ROOT, hardware, without_paths  # first: it puts the sources on the path
 
+from command_help import CommandParser
 from configuration_multitask import FEATURE_EXTRACTION
 from recipe_arguments import parse_arguments
 from task_metrics import primary_metric
@@ -58,13 +58,21 @@ def train(words: list[str], folder: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Parse, score, train, write after every run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", default="recipes/preserved_embedding.yaml")
-    parser.add_argument("--data_root", required=True)
-    parser.add_argument("--weights", type=float, nargs="+", default=[0.0, 10.0], help="Of the tasks that keep.")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1])
+    parser = CommandParser(doc=__doc__)
+    parser.add_argument("--recipe", default="recipes/preserved_embedding.yaml", help="Recipe to train.")
+    parser.add_argument("--data_root", required=True, help="Folder of the data sets.")
+    parser.add_argument(
+        "--weights",
+        type=float,
+        nargs="+",
+        default=[0.0, 10.0],
+        help="Loss weights of the tasks that keep the embedding.",
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="Seeds to train with.")
     parser.add_argument("--work", default="outputs/embedding_preservation", help="Folder for the models.")
-    parser.add_argument("--output", default=str(ROOT / "benchmarks" / "results" / "embedding_preservation.json"))
+    parser.add_argument(
+        "--output", default=str(ROOT / "benchmarks" / "results" / "embedding_preservation.json"), help="Results file."
+    )
     cut = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
     given, further = parser.parse_args(sys.argv[1:cut]), sys.argv[cut + 1 :]
     work, output = Path(given.work).resolve(), Path(given.output)

@@ -28,6 +28,7 @@ from datasets import disable_progress_bars
 from recipe_results import ROOT, hardware, without_paths
 from transformers import PrinterCallback, TrainerCallback, set_seed
 
+from command_help import CommandParser
 from recipe_arguments import parse_arguments
 from training_run import build_trainer, prepare_run
 
@@ -121,13 +122,18 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> None:
     """Measure and write the results."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", default=str(ROOT / "recipes" / "six_tasks.yaml"))
-    parser.add_argument("--data_root", type=Path, help="folder of the data sets")
-    parser.add_argument("--rows", type=int, default=640, help="training rows of every task")
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "encoder_cache_speed.json")
+    parser = CommandParser(doc=__doc__)
+    parser.add_argument("--recipe", default=str(ROOT / "recipes" / "six_tasks.yaml"), help="Recipe to train.")
+    parser.add_argument("--data_root", type=Path, help="Folder of the data sets; unset, the Hub.")
+    parser.add_argument("--rows", type=int, default=640, help="Training rows of every task.")
+    parser.add_argument("--epochs", type=int, default=4, help="Epochs of a run, the first of which does not count.")
+    parser.add_argument("--repeats", type=int, default=3, help="Rounds in which both are measured once.")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=ROOT / "benchmarks" / "results" / "encoder_cache_speed.json",
+        help="Results file.",
+    )
     words = list(sys.argv[1:] if argv is None else argv)
     split = words.index("--") if "--" in words else len(words)
     given = parser.parse_args(words[:split])

@@ -24,6 +24,7 @@ from recipe_results import ROOT, hardware, without_paths
 from transformers import TrainerCallback
 
 import train_hf
+from command_help import CommandParser
 from recipe_arguments import parse_arguments
 from task_report import evaluate_tasks
 from training_run import build_trainer, prepare_run
@@ -139,16 +140,20 @@ def main() -> None:
         variant, written, *words = sys.argv[2:]
         Path(written).write_text(json.dumps(measure(variant, words)))
         return
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_root", help="Folder of the data sets; needed to run anything.")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="Seeds (default: 1).")
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="Default: all of them.")
-    parser.add_argument("--rows", type=int, default=2000, help="Training rows a task (default: 2000).")
-    parser.add_argument("--test_rows", type=int, help="Test rows a task (default: all).")
-    parser.add_argument("--work", default="outputs/freezing", help="Folder for the models, which are removed.")
-    parser.add_argument("--output", default=str(RESULTS), help="Results file (default: %(default)s).")
-    parser.add_argument("--guide", default=str(GUIDE), help="The text with the table (default: %(default)s).")
-    parser.add_argument("--table", action="store_true", help="Run nothing; write the table from the results file.")
+    parser = CommandParser(doc=__doc__)
+    runs = parser.add_argument_group("runs")
+    runs.add_argument("--data_root", help="Folder of the data sets; unset, nothing is run.")
+    runs.add_argument("--seeds", type=int, nargs="+", default=[1], help="Seeds (default: 1).")
+    runs.add_argument(
+        "--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="Variants to train (default: all)."
+    )
+    runs.add_argument("--rows", type=int, default=2000, help="Training rows a task (default: 2000).")
+    runs.add_argument("--test_rows", type=int, help="Test rows a task (default: all).")
+    files = parser.add_argument_group("files")
+    files.add_argument("--work", default="outputs/freezing", help="Folder for the models, which are removed.")
+    files.add_argument("--output", default=str(RESULTS), help="Results file (default: %(default)s).")
+    files.add_argument("--guide", default=str(GUIDE), help="The text with the table (default: %(default)s).")
+    files.add_argument("--table", action="store_true", help="Run nothing; write the table from the results file.")
     given = parser.parse_args()
     output, guide = Path(given.output), Path(given.guide)
     settings = {"training rows a task": given.rows, "test rows a task": given.test_rows or "all", "epochs": EPOCHS}

@@ -17,7 +17,6 @@ above. Heads are random, entity heads biased towards no entity, as trained ones 
 Loading and the first batch (warm-up) are outside of all times.
 """
 
-import argparse
 import copy
 import json
 import random
@@ -42,6 +41,7 @@ from transformers import (
     set_seed,
 )
 
+from command_help import CommandParser
 from encoder_source import find_encoder
 from graph_export import PRECISIONS, export_graph
 from graph_model import GraphModel
@@ -224,15 +224,17 @@ def compared(rates: dict[str, list[float]], other: str, name: str) -> float:
 
 def main() -> None:
     """Parse, measure, write the file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_root", required=True, type=Path)
+    parser = CommandParser(doc=__doc__)
+    parser.add_argument("--data_root", required=True, type=Path, help="Folder of the data sets.")
     parser.add_argument("--encoder", default=ENCODER, help="Folder or Hub id.")
     parser.add_argument("--texts", type=int, default=512, help="Sentences, a multiple of four.")
-    parser.add_argument("--batch_size", type=int, default=32)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--batch_size", type=int, default=32, help="Texts a batch.")
+    parser.add_argument("--repeats", type=int, default=5, help="Rounds in which everything is measured once.")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="Where models run.")
     parser.add_argument("--graphs", action="store_true", help="Also measure the exported graphs, on the CPU.")
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "inference_speed.json")
+    parser.add_argument(
+        "--output", type=Path, default=ROOT / "benchmarks" / "results" / "inference_speed.json", help="Results file."
+    )
     given = parser.parse_args()
     disable_progress_bars()
     encoder = find_encoder(given.encoder).path

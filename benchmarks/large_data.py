@@ -38,6 +38,7 @@ from recipe_results import ROOT, hardware
 from transformers import AutoTokenizer
 
 from arguments_multitask import TaskArguments
+from command_help import CommandParser
 from data_collator import MultiTaskDataCollator
 from encoder_source import find_encoder
 from modeling_multitask import MultiTaskModel
@@ -202,12 +203,14 @@ def measure_step(tasks: int, steps: int) -> dict[str, Any]:
 
 def main() -> None:
     """Parse, measure, write the file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(doc=__doc__)
     parser.add_argument("--rows", type=int, default=2_000_000, help="Rows of the generated task; 0 to leave it out.")
     parser.add_argument("--tasks", type=int, nargs="*", default=[1, 2, 6, 20, 50], help="Numbers of heads.")
     parser.add_argument("--steps", type=int, default=10, help="Training steps measured for each number of heads.")
     parser.add_argument("--work", help="Folder for the generated data (default: the system's temporary one).")
-    parser.add_argument("--output", default=str(ROOT / "benchmarks" / "results" / "large_data.json"))
+    parser.add_argument(
+        "--output", default=str(ROOT / "benchmarks" / "results" / "large_data.json"), help="Results file."
+    )
     parser.add_argument("--stage", nargs=2, metavar=("STAGE", "FILE"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.stage:

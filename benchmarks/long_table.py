@@ -8,7 +8,6 @@ second; each tenth of the rows is given by its highest. The file that comes out 
 order of their ids. Results, with the hardware: benchmarks/results/long_table.json.
 """
 
-import argparse
 import csv
 import json
 import subprocess
@@ -21,6 +20,7 @@ from typing import Any
 from recipe_results import ROOT, hardware
 from transformers import AutoTokenizer, BertConfig, BertModel
 
+from command_help import CommandParser
 from configuration_multitask import MultiTaskConfig
 from encoder_source import find_encoder
 from example_data import generate
@@ -94,10 +94,12 @@ def check(path: Path, rows: int) -> None:
 
 def main() -> None:
     """Parse, build, measure, check, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--window", type=int, default=4096)
-    parser.add_argument("--output", default=str(ROOT / "benchmarks" / "results" / "long_table.json"))
+    parser = CommandParser(doc=__doc__)
+    parser.add_argument("--rows", type=int, default=1_000_000, help="Rows of the table.")
+    parser.add_argument("--window", type=int, default=4096, help="Rows held at a time.")
+    parser.add_argument(
+        "--output", default=str(ROOT / "benchmarks" / "results" / "long_table.json"), help="Results file."
+    )
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

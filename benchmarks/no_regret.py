@@ -5,7 +5,7 @@
 
 `--singles` is a folder of finished runs, `<task>-seed<S>` of each task alone and, as control, `together-seed<S>` of all
 tasks without teachers: what `compare_hf.py` leaves, or any runs of `train_hf.py` under those names. Tasks without such
-a folder have no teacher. For each seed `python train_hf.py RECIPE --seed S --tasks.<task>.distill_from ...` goes to
+a folder have no teacher. For each seed `train_hf.py` with the seed and each task's `distill_from` goes to
 `taught-seed<S>` beside them; a finished one is kept. What follows `--` goes to `train_hf.py`.
 
 `benchmarks/results/no_regret_<recipe>.json` gets the test scores of all, and for the plain sum and the taught model the
@@ -13,7 +13,6 @@ difference to the single-task models with its paired-bootstrap interval, seeds p
 regretted if no task's interval of the taught model lies below -0.3 points and its mean score is not below theirs.
 """
 
-import argparse
 import json
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from typing import Any
 
 from recipe_results import ROOT, hardware, without_paths  # first: it puts the sources on the path
 
+from command_help import CommandParser
 from recipe_arguments import parse_arguments
 from task_comparison import compare_task
 from task_metrics import primary_metric
@@ -87,11 +87,11 @@ def judge(compared: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Parse, train each seed, write the file after each."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe")
-    parser.add_argument("--data_root", required=True)
+    parser = CommandParser(doc=__doc__)
+    parser.add_argument("recipe", help="Recipe of several tasks.")
+    parser.add_argument("--data_root", required=True, help="Folder of the data sets.")
     parser.add_argument("--singles", required=True, help="Folder of the finished runs.")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="Seeds to train with.")
     parser.add_argument("--output", help="Results file (default: benchmarks/results/no_regret_<recipe>.json).")
     cut = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
     given, further = parser.parse_args(sys.argv[1:cut]), sys.argv[cut + 1 :]

@@ -3,14 +3,13 @@
     python benchmarks/recipe_results.py recipes/news_entities.yaml --data_root DATA --seeds 1 2 3
     python benchmarks/recipe_results.py recipes/six_tasks.yaml --data_root DATA --seeds 1 -- --learning_rate 5e-5
 
-Every seed is `python train_hf.py RECIPE --seed S ...` in a process of its own. `benchmarks/results/<recipe>.json` gets
+Every seed is a `train_hf.py` in a process of its own. `benchmarks/results/<recipe>.json` gets
 the scores of each seed, their mean and range, the seconds of training, the protocol, the hardware and the commands.
 Tasks with entities are also scored through the stock `token-classification` pipeline on the raw joined text of the test
 split, in exact character spans. What follows `--` goes to `train_hf.py`. Seeds that the file holds already stay in it,
 unless they are run again.
 """
 
-import argparse
 import json
 import sys
 import time
@@ -22,6 +21,7 @@ from transformers import pipeline
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from command_help import CommandParser  # noqa: E402
 from configuration_multitask import TOKEN_CLASSIFICATION, has_entities  # noqa: E402
 from recipe_arguments import parse_arguments  # noqa: E402
 from recipe_runs import hardware, read_result, train_apart, without_paths  # noqa: E402
@@ -96,10 +96,10 @@ def read_runs(output: Path) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Parse, train each seed, write the file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe")
-    parser.add_argument("--data_root", required=True)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser = CommandParser(doc=__doc__)
+    parser.add_argument("recipe", help="Recipe to train.")
+    parser.add_argument("--data_root", required=True, help="Folder of the data sets.")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="Seeds to train with.")
     parser.add_argument("--work", default="outputs/recipe_results", help="Folder for the models.")
     parser.add_argument("--output", help="Results file (default: benchmarks/results/<recipe>.json).")
     cut = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)

@@ -34,6 +34,7 @@ from typing import Any
 
 from recipe_results import ROOT, hardware
 
+from command_help import CommandParser
 from prediction_engine import open_engine
 
 REST = 5.0
@@ -193,7 +194,7 @@ async def phases(load: Load, given: argparse.Namespace, process: int) -> dict[st
 
 def main() -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(doc=__doc__)
     parser.add_argument("model", help="Folder of a saved model or an exported graph.")
     parser.add_argument("--text_file", required=True, help="UTF-8 text, a line a request.")
     parser.add_argument("--output", help="JSON file to write (default: only print).")

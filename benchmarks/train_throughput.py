@@ -64,6 +64,7 @@ from transformers import (
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from arguments_multitask import DataArguments, ModelArguments, MultiTaskTrainingArguments
+from command_help import CommandParser
 from configuration_multitask import TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION
 from data_collator import MultiTaskDataCollator
 from encoder_source import find_encoder
@@ -544,30 +545,40 @@ def plot_growth(axes: dict[str, list[dict[str, Any]]], path: Path) -> Path | Non
 
 def make_parser() -> argparse.ArgumentParser:
     """The three commands and their options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(doc=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     defaults = {"compare": ("cpu", 32, 300, 3), "gpu": ("cuda", 256, 90, 10)}
     for name, (device, batch_size, steps, warm_steps) in defaults.items():
-        command = commands.add_parser(name, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        command = commands.add_parser(name).add_argument_group("steps that are timed")
         command.add_argument("--data_root", required=True, help="Folder with ag_news and conll2003.")
         command.add_argument("--batch_size", type=int, default=batch_size, help="Rows an optimizer step.")
         command.add_argument("--steps", type=int, default=steps, help="Timed steps of a system, over all repeats.")
         command.add_argument("--warm_steps", type=int, default=warm_steps, help="Steps before each timing.")
         command.add_argument("--workers", type=int, default=0, help="Processes that read batches, of every Trainer.")
-        command.add_argument("--matrix_size", type=int, default=8192 if name == "gpu" else 4096)
-        command.add_argument("--device", choices=["cpu", "cuda"], default=device)
+        command.add_argument(
+            "--matrix_size",
+            type=int,
+            default=8192 if name == "gpu" else 4096,
+            help="Rows and columns of the large product.",
+        )
+        command.add_argument("--device", choices=["cpu", "cuda"], default=device, help="Where models train.")
     commands.choices["compare"].add_argument(
         "--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS), help="Which to time; ours always is."
     )
-    commands.choices["gpu"].add_argument("--sizes", nargs="+", choices=SIZES, default=["base", "minilm"])
-    command = commands.add_parser("growth", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    command.add_argument("--tasks", type=int, nargs="*", default=[1, 2, 6, 20])
-    command.add_argument("--tokens", type=int, nargs="*", default=[16, 32, 64, 128, 256, 512])
-    command.add_argument("--batch", type=int, nargs="*", default=[8, 16, 32, 64, 128])
+    commands.choices["gpu"].add_argument(
+        "--sizes", nargs="+", choices=SIZES, default=["base", "minilm"], help="Encoders to train."
+    )
+    command = commands.add_parser("growth").add_argument_group("steps that are timed")
+    command.add_argument("--tasks", type=int, nargs="*", default=[1, 2, 6, 20], help="Numbers of tasks.")
+    command.add_argument(
+        "--tokens", type=int, nargs="*", default=[16, 32, 64, 128, 256, 512], help="Lengths of texts, in tokens."
+    )
+    command.add_argument("--batch", type=int, nargs="*", default=[8, 16, 32, 64, 128], help="Rows a batch.")
     command.add_argument("--steps", type=int, default=12, help="Timed steps of a burst.")
     command.add_argument("--point", type=int, nargs=3, help=argparse.SUPPRESS)
-    command.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    for command in commands.choices.values():
+    command.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="Where models train.")
+    for each in commands.choices.values():
+        command = each.add_argument_group("measurement")
         command.add_argument("--encoder", default=ENCODER, help="Folder or Hub id (for gpu: of the tokenizer).")
         command.add_argument("--repeats", type=int, default=3, help="Rounds in which everything is measured once.")
         command.add_argument("--output", help="Results file (default: benchmarks/results/...).")

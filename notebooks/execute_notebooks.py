@@ -8,7 +8,6 @@ What a cell writes to standard error (progress, warnings) is shown here and not 
 notebook that prints a folder of this machine is refused. The extras `encoder` and `notebooks` are needed, no network.
 """
 
-import argparse
 import logging
 import tempfile
 from pathlib import Path
@@ -16,6 +15,8 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 from nbformat import NotebookNode
+
+from command_help import CommandParser
 
 logger = logging.getLogger("execute_notebooks")
 
@@ -57,7 +58,7 @@ def refuse_paths(notebook: NotebookNode, name: str, folders: list[Path]) -> None
 
 def main(argv: list[str] | None = None) -> None:
     """Parse, run, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(doc=__doc__)
     parser.add_argument("notebooks", nargs="*", type=Path, help="Notebooks (default: all in the folder of this file).")
     parser.add_argument("--output", type=Path, help="Folder to write to (default: where each notebook is).")
     given = parser.parse_args(argv)

@@ -1,24 +1,39 @@
-"""The documents tell the truth: README blocks and recipes run, `--help` works, the recipe table names every field."""
+"""The documents tell the truth: what README and guides show can be run, links lead somewhere, tables are whole.
+
+The figures of the README are those of the results files, and the file tree names every module. What `--help` says is in
+`test_command_help`; that the site builds without a warning, in `test_site`.
+"""
 
 import dataclasses
+import inspect
 import json
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from command_lines import check_accepted, command_lines
 
 from arguments_multitask import TaskArguments
+from modeling_multitask import MultiTaskModel
 from recipe_arguments import parse_arguments
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RECIPES = sorted((REPOSITORY / "recipes").glob("*.yaml"))
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
+GUIDE = REPOSITORY / "docs" / "user_guide.md"
 
 
-def blocks(language: str) -> list[str]:
-    """Code blocks of the README in one language."""
-    return re.findall(rf"```{language}\n(.*?)```", (REPOSITORY / "README.md").read_text(), flags=re.DOTALL)
+def blocks(language: str, page: Path = REPOSITORY / "README.md") -> list[str]:
+    """Code blocks of a page in one language."""
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(), flags=re.DOTALL)
+
+
+def page_name(page: Path) -> str:
+    """A page's place in the repository, as the name of its tests."""
+    return page.relative_to(REPOSITORY).as_posix()
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
@@ -51,39 +66,69 @@ def test_the_readmes_recipe_parses(tmp_path: Path) -> None:
     assert list(data.tasks) == ["topic", "ner"]
 
 
-def test_every_make_target_of_the_readme_exists() -> None:
-    """`make x` in the README is a target of the Makefile."""
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_every_command_that_a_page_shows_is_accepted(page: Path) -> None:
+    """By the command's own parser; recipes that a page only supposes are replaced by one that is there."""
+    indented = [line for line in page.read_text().splitlines() if line.startswith("    python ")]
+    for words in command_lines("\n".join([*blocks("bash", page), *indented])):
+        check_accepted(words)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_every_make_target_that_a_page_names_exists(page: Path) -> None:
+    """`make x` in a page is a target of the Makefile."""
     targets = set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), flags=re.MULTILINE))
-    named = set(re.findall(r"`?make ([a-z-]+)", (REPOSITORY / "README.md").read_text()))
-    assert named and named <= targets
+    named = re.findall(r"`make ([a-z-]+)", page.read_text())
+    named += re.findall(r"^make ([a-z-]+)", "\n".join(blocks("bash", page)), flags=re.MULTILINE)
+    assert set(named) <= targets
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        "train_hf.py",
-        "evaluate_hf.py",
-        "export_hf.py",
-        "publish_hf.py",
-        "compare_hf.py",
-        "serve_hf.py",
-        "example_data.py",
-        "benchmarks/freezing.py",
-        "benchmarks/recipe_results.py",
-        "benchmarks/inference_speed.py",
-        "benchmarks/large_data.py",
-        "benchmarks/serving_load.py",
-        "benchmarks/train_throughput.py",
-        "notebooks/execute_notebooks.py",
-    ],
-)
-def test_help_works(command: str) -> None:
-    """And says how the command is called and what it takes."""
-    done = subprocess.run(
-        [sys.executable, command, "--help"], cwd=REPOSITORY, capture_output=True, text=True, check=False
-    )
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_every_relative_link_of_a_page_leads_to_a_file(page: Path) -> None:
+    """Or a folder; anchors and pages of the site are checked where it is built (`test_site`)."""
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    links = [
+        link for link in re.findall(r"\]\(([^)\s#]+)", text) if "://" not in link and not link.startswith("mailto")
+    ]
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_every_python_file_that_a_page_names_exists(page: Path) -> None:
+    """In the repository, in one of its folders, or as a block of the page that says to save it."""
+    text = page.read_text()
+    named = set(re.findall(r"`(?:python )?(\w[\w/]*\.py)\b", text))
+    named -= {"examples/NAME.py", *re.findall(r"^# (\w+\.py)$", text, flags=re.MULTILINE)}
+    places = [REPOSITORY / folder for folder in (".", "serving", "tests", "examples")]
+    assert {name for name in named if not any((place / name).is_file() for place in places)} == set()
+
+
+def test_the_architecture_page_names_what_is_in_the_code() -> None:
+    """Modules of its first table, keys of the batch, and constants, where something is to be added."""
+    text = (REPOSITORY / "docs" / "architecture.md").read_text()
+    sections = {part.partition("\n")[0]: part for part in text.split("\n## ")}
+    modules = re.findall(r"^\| [\w, ]+ \| `(\w+)` \|", sections["The way of a row"], flags=re.MULTILINE)
+    assert len(modules) == 9 and all((REPOSITORY / f"{name}.py").is_file() for name in modules)
+    keys = re.findall(r"^\| (`.*?) \|", sections["The batch"], flags=re.MULTILINE)
+    keys = [name for cell in keys for name in re.findall(r"`(\w+)`", cell)]
+    assert "pair_items" in keys and set(keys) <= set(inspect.signature(MultiTaskModel.forward).parameters)
+    code = "".join(path.read_text() for path in REPOSITORY.glob("*.py"))
+    constants = re.findall(r"`([A-Z][A-Z_]+)`", sections["Where to add"])
+    assert constants and [name for name in constants if not re.search(rf"^{name}\b.*=", code, re.MULTILINE)] == []
+
+
+def test_the_readme_and_the_guide_show_commands() -> None:
+    """The search for commands finds some: a test over none would pass."""
+    for page in (REPOSITORY / "README.md", GUIDE):
+        assert len(command_lines("\n".join(blocks("bash", page)))) > 8
+
+
+def test_help_works() -> None:
+    """As a process of its own; `test_command_help` has every command, in this one."""
+    command = [sys.executable, "benchmarks/serving_load.py", "--help"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.lower().startswith("usage") and Path(command).name in done.stdout and "--" in done.stdout
+    assert done.stdout.startswith("Measure the HTTP API") and "usage: serving_load.py" in done.stdout
 
 
 @pytest.mark.slow
@@ -96,6 +141,39 @@ def test_the_readmes_python_runs_on_the_quickstart_model(tmp_path: Path) -> None
     done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[:2] == ["(2, 384)", "Weather"]
+
+
+def words_alone(line: str) -> str:
+    """A printed line without its numbers, which chance and machine decide, and with single spaces."""
+    return " ".join(re.sub(r"[-+]?\d[\d,.]*", "#", line).split())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_the_user_guide_runs_as_written(tmp_path: Path) -> None:
+    """Its files and commands in order, in a folder that shows the repository; what it prints is what the page says.
+
+    Left out are `make`, which has tests of its own, and the server, which does not end. Numbers may differ.
+    """
+    for path in [*REPOSITORY.glob("*.py"), *REPOSITORY.glob("*.md"), REPOSITORY / "recipes", REPOSITORY / "serving"]:
+        (tmp_path / path.name).symlink_to(path)
+    for language in ("yaml", "python"):
+        for block in blocks(language, GUIDE):
+            (tmp_path / block.splitlines()[0].removeprefix("# ")).write_text(block)
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    ran = 0
+    for language, block in re.findall(r"```(\w+)\n(.*?)```", GUIDE.read_text(), flags=re.DOTALL):
+        if language == "bash":
+            printed = None
+        if language == "bash" and not re.match("make|python serve_hf|curl", block):
+            done = subprocess.run(
+                ["bash", "-e", "-c", block], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, f"{block}\n{done.stderr[-3000:]}"
+            printed, ran = {words_alone(line) for line in done.stdout.splitlines()}, ran + 1
+        elif language == "text" and printed is not None:
+            assert {words_alone(line) for line in block.splitlines()} - printed == set()
+    assert ran > 8
 
 
 def test_the_readmes_training_rates_are_those_of_the_benchmark() -> None:

@@ -506,6 +506,8 @@ def test_info_says_what_is_served_and_no_path(engine: Engine, model_folder: Path
 def test_a_bound_that_lets_nothing_through_is_refused(engine: Engine) -> None:
     with pytest.raises(ValueError, match="max_batch must be above 0"):
         Limits(max_batch=0)
+    with pytest.raises(ValueError, match="max_wait must be 0 or more"):
+        Limits(max_wait=-0.001)
     with pytest.raises(ValueError, match="The queue must hold 512"):
         create_app(engine, Limits(max_queue=511))
 
