@@ -8,7 +8,7 @@ OUT ?= outputs/space
 # Two processes of one thread each; the tests of a file stay together, so that they share its fixtures and ports.
 PYTEST_ARGS ?= -n 2 --dist loadfile
 
-.PHONY: help install quickstart example-data lint fix test test-all bench compare serve demo space docs clean
+.PHONY: help install quickstart example-data lint fix test test-all bench compare serve demo space notebooks docs clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -30,10 +30,13 @@ quickstart: $(INSTALLED) ## train, evaluate and save a model on the built-in exa
 example-data: $(INSTALLED) ## write the example data as files in each format: outputs/example_data
 	$(BIN)/python example_data.py outputs/example_data
 
-lint: $(INSTALLED) ## ruff (rules and format) and mypy
+lint: $(INSTALLED) ## ruff (rules and format), mypy, and the container's files against their rules and schemas
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/hadolint docker/Dockerfile
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker/compose.yaml
+	$(BIN)/kubernetes-validate --strict --quiet docker/kubernetes.yaml
 
 fix: $(INSTALLED) ## let ruff mend and format what it can
 	$(BIN)/ruff check --fix .
@@ -61,6 +64,9 @@ compare: $(INSTALLED) ## train the tasks alone and together (hours), from the fo
 serve: $(INSTALLED) ## serve the model in the folder DIR at http://127.0.0.1:8000
 	@test -n "$(DIR)" || { echo "Name the folder of a model: make serve DIR=outputs/quickstart"; exit 1; }
 	$(BIN)/python serve_hf.py "$(DIR)"
+
+notebooks: $(INSTALLED) ## run the notebooks and keep what they print
+	OMP_NUM_THREADS=1 $(BIN)/python notebooks/execute_notebooks.py
 
 # Strict: a broken link or anchor, or a docstring that cannot be read, is an error. mkdocs.yml says why the notice is off.
 docs: $(INSTALLED) ## build the site of the guides and the docstrings: build/site/index.html

@@ -16,6 +16,8 @@ extra `serve` is needed, for `--demo` also `demo`.
 import argparse
 import logging
 import os
+import signal
+import sys
 from pathlib import Path
 
 from command_help import CommandParser
@@ -95,4 +97,6 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    # process 1 of a container has no default action: without this, a stop while the model still loads would be lost
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     main()

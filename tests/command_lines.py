@@ -15,7 +15,8 @@ from recipe_arguments import parse_arguments
 REPOSITORY = Path(__file__).resolve().parent.parent
 COMMANDS = sorted(
     str(path.relative_to(REPOSITORY))
-    for path in [*REPOSITORY.glob("*.py"), *REPOSITORY.glob("serving/*.py"), *REPOSITORY.glob("benchmarks/*.py")]
+    for folder in (".", "serving", "benchmarks", "notebooks")
+    for path in (REPOSITORY / folder).glob("*.py")
     if '__name__ == "__main__"' in path.read_text()
 )
 """Every command of the repository."""
