@@ -74,5 +74,5 @@ def explain_loading(what: str) -> Iterator[None]:
         reason = (str(error).strip() or "no reason given").splitlines()[0]
         raise ValueError(
             f"{what} cannot be opened: {type(error).__name__}: {reason} Copy its folder again (all files that "
-            "save_pretrained wrote), or give another one."
+            "save_pretrained wrote, with the right to read them), or give another one."
         ) from error

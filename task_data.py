@@ -222,9 +222,10 @@ def refuse_unlabelled_rows(group: list[LoadedTask]) -> None:
         bare = np.flatnonzero(np.logical_and.reduce([unlabelled(task.splits[split]) for task in group]))
         if len(bare):
             names = ", ".join(repr(task.name) for task in group)
+            further = f", and {len(bare) - 1:,} more" if len(bare) > 1 else ""
             raise ValueError(
                 f"Task {names}: each row needs a label (of one task at least, where several read the same rows); row "
-                f"{int(bare[0])} of split {group[0].source['splits'][split]!r} has None, and {len(bare) - 1} more. "
+                f"{int(bare[0])} of split {group[0].source['splits'][split]!r} has None{further}. "
                 f"Remove them, or leave the split out: `splits: {{{split}: null}}`."
             )
 
