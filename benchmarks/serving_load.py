@@ -1,11 +1,14 @@
 """Measure the HTTP API under load: joined requests against one at a time and against the offline rate; then overload.
 
-    python benchmarks/serving_load.py outputs/news --text_file sentences.txt --output serving_load.json
+    python benchmarks/serving_load.py outputs/news --data_root DATA --output serving_load.json
+    python benchmarks/serving_load.py outputs/news --text_file sentences.txt
 
-One process serves (`serve_hf.py` over loopback), this one generates the load, on the same cores. A request is one text
-with all tasks to `/predict`. In this order:
+The texts are those of `inference_speed.py` (AG News, SST-2, CoNLL-2003, STS-B), or the lines of a file. One process
+serves (`serve_hf.py` over loopback), this one generates the load, on the same cores. A request is one text with all
+tasks to `/predict`. In this order:
 
-- offline: `model.predict` over all texts, sorted by length in batches, in this process before the server starts;
+- offline: `model.predict` over all texts, sorted by length in batches, in this process before the server starts (median
+  of three);
 - single: one client, one request at a time;
 - joined: `--clients` clients, each with one request at a time;
 - memory: the server's resident memory after request 1,000 and after the last one of single and joined;
@@ -32,6 +35,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from inference_speed import sentences
 from recipe_results import ROOT, hardware
 
 from command_help import CommandParser
@@ -192,11 +196,27 @@ async def phases(load: Load, given: argparse.Namespace, process: int) -> dict[st
     return report
 
 
+def texts_of(given: argparse.Namespace) -> list[str]:
+    """What the requests hold, one each."""
+    if given.data_root:
+        return sentences(given.data_root, 512)
+    return [line for line in given.text_file.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def rate_of(model: Any, tokenizer: Any, texts: list[str]) -> float:
+    """Texts a second of `predict`, batched."""
+    began = time.perf_counter()
+    model.predict(texts, tokenizer)
+    return len(texts) / (time.perf_counter() - began)
+
+
 def main() -> None:
     """Measure, print, write."""
     parser = CommandParser(doc=__doc__)
     parser.add_argument("model", help="Folder of a saved model or an exported graph.")
-    parser.add_argument("--text_file", required=True, help="UTF-8 text, a line a request.")
+    texts_from = parser.add_mutually_exclusive_group(required=True)
+    texts_from.add_argument("--data_root", type=Path, help="Data sets, 512 of whose sentences are sent; or unset.")
+    texts_from.add_argument("--text_file", type=Path, help="UTF-8 text, a line a request; or unset.")
     parser.add_argument("--output", help="JSON file to write (default: only print).")
     parser.add_argument("--clients", type=int, default=64, help="Clients at one time (default: 64).")
     parser.add_argument("--requests", type=int, default=10_000, help="Requests of the joined phase (default: 10000).")
@@ -204,17 +224,17 @@ def main() -> None:
     parser.add_argument("--tolerance", type=float, default=0.05, help="How far a score may be off (default: 0.05).")
     given, options = parser.parse_known_args()
 
-    texts = [line for line in Path(given.text_file).read_text(encoding="utf-8").splitlines() if line.strip()]
+    texts = texts_of(given)
     model, tokenizer = open_engine(given.model, offline=True)
-    model.predict(texts[:64], tokenizer)
-    began = time.perf_counter()
     expected = model.predict(texts, tokenizer)
-    offline = len(texts) / (time.perf_counter() - began)
+    offline = statistics.median(rate_of(model, tokenizer, texts) for _ in range(3))
     del model
     with served(given.model, options) as (port, process):
         measured = asyncio.run(phases(Load(port, texts, expected, given.tolerance), given, process))
     joined = measured["joined"]["per_second"]
     ratios = {"joined_to_single": joined / measured["single"]["per_second"], "joined_to_offline": joined / offline}
+    if given.overload:
+        ratios["p95_afterwards_to_joined"] = measured["afterwards"]["p95_ms"] / measured["joined"]["p95_ms"]
     others = zip(expected, [*expected[1:], expected[0]], strict=True)
     tells_apart = statistics.mean(not agrees(answer, other, given.tolerance) for answer, other in others)
     settings = {
