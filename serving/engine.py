@@ -20,6 +20,9 @@ from pipeline_multitask import Text, predict, token_counts
 from prediction_engine import open_engine
 
 WARM_UP = "Once is enough."
+CPU_PASS = 8
+"""Texts that go through the encoder together on a CPU: what is joined by chance has mixed lengths, and padding little
+pays more there than computing much at once."""
 
 
 class Reading(NamedTuple):
@@ -54,6 +57,7 @@ class Engine:
         model, self.tokenizer = open_engine(name, offline)
         device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         self.model = model.to(device or "cpu")
+        self.on_cpu = device is None or isinstance(self.model, GraphModel)
         self.bf16 = bf16
         folder = Path(name).expanduser()
         self.name = folder.resolve().name if folder.is_dir() else name
@@ -82,7 +86,8 @@ class Engine:
 
     def predict_now(self, texts: list[Text], tasks: list[str], strategy: str) -> list[dict[str, Any]]:
         """One call of the model in this thread; see `MultiTaskModel.predict`."""
-        return predict(self.model, self.tokenizer, texts, tasks, len(texts), strategy, None, self.bf16)
+        size = CPU_PASS if self.on_cpu else len(texts)
+        return predict(self.model, self.tokenizer, texts, tasks, size, strategy, None, self.bf16)
 
     async def predict(self, texts: list[Text], tasks: list[str], strategy: str) -> list[dict[str, Any]]:
         """One call of the model in its thread."""
