@@ -9,7 +9,6 @@ own here. The pictures of the guide come from here too:
 import csv
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -24,7 +23,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
 from test_demo import MAX_CHARACTERS, SECOND, SENTENCES, TEXT, basic, demo_app
-from test_serve_hf import served
+from test_serve_hf import address_of, served
 from test_serving import busy_model, listening, offline
 
 from prediction_engine import open_engine
@@ -372,13 +371,7 @@ def test_a_space_runs_by_itself(model_folder: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-u", "app.py", "--offline"]
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
     try:
-        assert process.stderr
-        heard = ""
-        while not (found := re.search(r"running on (http://127\.0\.0\.1:\d+)", heard)):
-            line = process.stderr.readline()
-            assert line, f"it ended:\n{heard}"
-            heard += line
-        page = httpx2.get(found.group(1), follow_redirects=True, timeout=60)
+        page = httpx2.get(address_of(process), follow_redirects=True, timeout=60)
         assert page.status_code == 200 and model_folder.name in page.text
     finally:
         process.kill()

@@ -22,6 +22,17 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 LONG = "the new city is very fast and the old team won the game " * 60
 
 
+def address_of(process: subprocess.Popen[str]) -> str:
+    """Where a process serves, once it says so on its standard error."""
+    assert process.stderr
+    heard = ""
+    while not (found := re.search(r"running on (http://127\.0\.0\.1:\d+)", heard)):
+        line = process.stderr.readline()
+        assert line, f"it ended:\n{heard}"
+        heard += line
+    return found.group(1)
+
+
 @contextmanager
 def served(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A process of the command with a free port, and its address."""
@@ -30,13 +41,7 @@ def served(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Pop
         command, cwd=REPOSITORY, env={**os.environ, **environment}, stderr=subprocess.PIPE, text=True
     )
     try:
-        assert process.stderr
-        heard = ""
-        while not (found := re.search(r"running on (http://127\.0\.0\.1:\d+)", heard)):
-            line = process.stderr.readline()
-            assert line, f"it ended:\n{heard}"
-            heard += line
-        yield process, found.group(1)
+        yield process, address_of(process)
     finally:
         process.kill()
         process.communicate()
