@@ -46,6 +46,10 @@ MULTI_LABEL_THRESHOLD = 0.5
 WINDOW_OVERLAP = 0.25
 """Share of a window of a long text that the next window reads again."""
 
+LENGTH_STEP = 8
+"""Batches are padded to a multiple of this many tokens. For every shape that it meets a CPU compiles and keeps kernels
+of its own, and a GPU's tensor cores multiply eights."""
+
 Text = str | tuple[str, str]
 """A text, or a pair of texts for the tasks that compare or jointly read two."""
 
@@ -357,6 +361,8 @@ def tokenize(tokenizer: Any, texts: Sequence[Any], max_length: int | None, **kwa
         truncation=max_length is not None,
         max_length=max_length,
         padding=True,
+        # not beyond a limit between two steps: there may be no positions
+        pad_to_multiple_of=LENGTH_STEP if (max_length or 0) % LENGTH_STEP == 0 else None,
         return_tensors="pt",
         **kwargs,
     )

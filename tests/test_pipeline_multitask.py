@@ -26,6 +26,7 @@ from pipeline_multitask import (
     decode_tags,
     group_words,
     token_counts,
+    tokenize,
     tokenize_windows,
     trimmed,
     word_tokens,
@@ -293,6 +294,18 @@ def test_a_batch_answers_as_its_items_one_by_one_in_their_order(family: str):
     vectors = model.encode(TEXTS, tokenizer, batch_size=4)
     assert_allclose(vectors, np.concatenate([model.encode([text], tokenizer) for text in TEXTS]), atol=1e-5, rtol=1e-4)
     assert_allclose(vectors, [answer["sentence_embedding"] for answer in one_by_one[:5]], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("max_length", [16, 21, None])
+def test_batches_are_padded_in_steps_and_never_beyond_the_limit(tokenizer, max_length: int | None):
+    def width(words: int) -> int:
+        return tokenize(tokenizer, ["cold " * words, "cold"], max_length)["input_ids"].shape[1]
+
+    widths = [width(words) for words in range(1, 31)]
+    if max_length == 21:  # no step: padded to the longest
+        assert widths == [min(words + 2, 21) for words in range(1, 31)]
+    else:
+        assert widths == [min(-(-(words + 2) // 8) * 8, max_length or 32) for words in range(1, 31)]
 
 
 def test_left_padding_tokenizers_answer_the_same(model: MultiTaskModel, tokenizer: PreTrainedTokenizerFast):

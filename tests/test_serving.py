@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from fastapi import FastAPI
 
+import serving.engine
 from graph_export import export_graph
 from handler import MAX_CHARACTERS, MAX_TEXTS
 from serving.api import create_app
@@ -510,6 +511,28 @@ def test_a_bound_that_lets_nothing_through_is_refused(engine: Engine) -> None:
         Limits(max_wait=-0.001)
     with pytest.raises(ValueError, match="The queue must hold 512"):
         create_app(engine, Limits(max_queue=511))
+
+
+def test_one_thread_opens_the_model_and_computes_all_that_is_asked(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[str] = []
+
+    def watched(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            threads.append(threading.current_thread().name)
+            return function(*args)
+
+        return call
+
+    for name in ("open_engine", "predict"):
+        monkeypatch.setattr(serving.engine, name, watched(getattr(serving.engine, name)))
+    engine = Engine(str(model_folder))
+    opened_with = len(threads)
+    ask(create_app(engine, Limits()), ("/predict", {"texts": TEXTS}), ("/embed", {"texts": TEXTS}))
+    engine.close()
+    assert len(threads) > opened_with > 1
+    assert len(set(threads)) == 1 and threading.current_thread().name not in threads
 
 
 @pytest.mark.slow
