@@ -19,10 +19,12 @@ import torch
 
 from configuration_multitask import TOKEN_CLASSIFICATION
 from graph_model import ONNX_FILE, OPENVINO_FILE, GraphModel
-from pipeline_multitask import Text, predict, token_counts
+from pipeline_multitask import Text, in_bfloat16, predict, token_counts
 from prediction_engine import open_engine
 
 WARM_UP = "Once is enough. "
+WARM_UP_TOKENS = 128
+"""Up to this length: a start takes seconds, also of a model that reads 8,192 tokens."""
 CPU_PASS = 8
 """Texts that go through the encoder together on a CPU: what is joined by chance has mixed lengths, and padding little
 pays more there than computing much at once."""
@@ -63,6 +65,7 @@ class Engine:
         self.model = model.to(device or "cpu")
         self.on_cpu = device is None or isinstance(self.model, GraphModel)
         self.bf16 = bf16
+        self.precision = in_bfloat16(self.model, bf16)
         folder = Path(name).expanduser()
         self.name = folder.resolve().name if folder.is_dir() else name
         files = {ONNX_FILE: "onnx", OPENVINO_FILE: "openvino"}
@@ -70,7 +73,7 @@ class Engine:
         self.kind = found[0] if isinstance(self.model, GraphModel) else "torch"
         self.counter = ThreadPoolExecutor(1, "tokens")
         self.counting_tokenizer = copy.deepcopy(self.tokenizer)
-        self.worker.submit(self.warm_up).result()
+        self.worker.submit(self.get_ready).result()
 
     @property
     def tasks(self) -> dict[str, dict[str, Any]]:
@@ -87,12 +90,15 @@ class Engine:
         """The tasks whose answer depends on the aggregation strategy."""
         return {name for name, spec in self.tasks.items() if spec["kind"] == TOKEN_CLASSIFICATION}
 
-    def warm_up(self) -> None:
-        """Answer what is there to answer, and one pass of the largest size, whose memory the others will find there."""
-        tokens = token_counts(self.tokenizer, [WARM_UP])[0]
-        longest = WARM_UP * ((self.max_length - self.tokenizer.num_special_tokens_to_add()) // tokens)
-        self.predict_now([WARM_UP, (WARM_UP, WARM_UP)], list(self.tasks), "first")
-        self.predict_now([longest] * CPU_PASS, list(self.tasks), "first")
+    def get_ready(self) -> None:
+        """Convert the weights and answer texts of all lengths: kernels and memory are there before the first client."""
+        # as long as this is open, the weights are converted once and not at every call: a fifth of one sentence's time
+        self.precision.__enter__()
+        room = min(self.max_length, WARM_UP_TOKENS) - self.tokenizer.num_special_tokens_to_add()
+        times = room // token_counts(self.tokenizer, [WARM_UP])[0]
+        self.predict_now([(WARM_UP, WARM_UP)], list(self.tasks), "first")
+        for repeats, texts in (*((count + 1, 1) for count in range(times)), (times, CPU_PASS)):
+            self.predict_now([WARM_UP * repeats] * texts, list(self.tasks), "first")
 
     def predict_now(self, texts: list[Text], tasks: list[str], strategy: str) -> list[dict[str, Any]]:
         """One call of the model in this thread; see `MultiTaskModel.predict`."""
@@ -145,5 +151,6 @@ class Engine:
 
     def close(self) -> None:
         """End the threads, after what they are doing."""
+        self.worker.submit(self.precision.__exit__, None, None, None).result()
         self.worker.shutdown()
         self.counter.shutdown()
