@@ -95,7 +95,7 @@ class Engine:
         # as long as this is open, the weights are converted once and not at every call: a fifth of one sentence's time
         self.precision.__enter__()
         room = min(self.max_length, WARM_UP_TOKENS) - self.tokenizer.num_special_tokens_to_add()
-        times = room // token_counts(self.tokenizer, [WARM_UP])[0]
+        times = room // max(1, *token_counts(self.tokenizer, [WARM_UP]))
         self.predict_now([(WARM_UP, WARM_UP)], list(self.tasks), "first")
         for repeats, texts in (*((count + 1, 1) for count in range(times)), (times, CPU_PASS)):
             self.predict_now([WARM_UP * repeats] * texts, list(self.tasks), "first")

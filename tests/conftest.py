@@ -29,6 +29,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast  # noqa: E402
 import pipeline_multitask  # noqa: E402
 from configuration_multitask import MultiTaskConfig  # noqa: E402
 from modeling_multitask import MultiTaskModel  # noqa: E402
+from serving.engine import Engine  # noqa: E402
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -88,6 +89,14 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.save_pretrained(folder)
     tiny_tokenizer("bert").save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def engine(model_folder: Path) -> Iterator[Engine]:
+    """The model of `model_folder`, in float32 so that joined and single answers agree."""
+    engine = Engine(str(model_folder), bf16=False)
+    yield engine
+    engine.close()
 
 
 @pytest.fixture(scope="module")

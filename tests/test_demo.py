@@ -7,7 +7,7 @@ import csv
 import html
 import json
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -54,14 +54,6 @@ SECOND = "The old phone was bad."
 SENTENCES = [TEXT, SECOND, "sun", "It was cold and it rained on the people of Paris.", "It was cold in Paris."]
 LONG = "the new city is very fast " * 40
 HOSTILE = "<img src=x onerror=alert(1)>"
-
-
-@pytest.fixture(scope="module")
-def engine(model_folder: Path) -> Iterator[Engine]:
-    """The model of `model_folder`, in float32 so that joined and single answers agree."""
-    engine = Engine(str(model_folder), bf16=False)
-    yield engine
-    engine.close()
 
 
 @asynccontextmanager

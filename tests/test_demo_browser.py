@@ -58,14 +58,6 @@ def chromium() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def engine(model_folder: Path) -> Iterator[Engine]:
-    """The model of `model_folder`, in float32."""
-    engine = Engine(str(model_folder), bf16=False)
-    yield engine
-    engine.close()
-
-
-@pytest.fixture(scope="module")
 def address(engine: Engine) -> Iterator[str]:
     """Where a server with the demo listens."""
     with listening(demo_app(engine, max_body=200_000)) as address:

@@ -15,6 +15,7 @@ from typing import Any
 import httpx2
 import numpy as np
 import pytest
+import torch
 from fastapi import FastAPI
 
 import serving.engine
@@ -36,14 +37,6 @@ TEXTS = [
 ]
 PAIRS = [[TEXTS[0], TEXTS[1]], [TEXTS[3], TEXTS[4]]]
 ERROR_FIELDS = {"message", "type", "param", "code"}
-
-
-@pytest.fixture(scope="module")
-def engine(model_folder: Path) -> Iterator[Engine]:
-    """The model of `model_folder`, in float32 so that joined and single answers agree."""
-    engine = Engine(str(model_folder), bf16=False)
-    yield engine
-    engine.close()
 
 
 @asynccontextmanager
@@ -533,6 +526,21 @@ def test_one_thread_opens_the_model_and_computes_all_that_is_asked(
     engine.close()
     assert len(threads) > opened_with > 1
     assert len(set(threads)) == 1 and threading.current_thread().name not in threads
+
+
+@pytest.mark.parametrize("bf16", [True, False])
+def test_weights_stay_converted_between_calls_if_the_model_multiplies_in_bfloat16(
+    model_folder: Path, bf16: bool
+) -> None:
+    engine = Engine(str(model_folder), bf16=bf16)
+    assert engine.worker.submit(torch.is_autocast_enabled, "cpu").result() is bf16
+    found = engine.worker.submit(engine.predict_now, TEXTS, list(engine.tasks), "first").result()
+    engine.close()
+    expected = engine.model.predict(TEXTS, engine.tokenizer, bf16=bf16)
+    assert all(
+        np.allclose(one["sentence_embedding"], other["sentence_embedding"], atol=0.02 if bf16 else 1e-6)
+        for one, other in zip(found, expected, strict=True)
+    )
 
 
 @pytest.mark.slow
