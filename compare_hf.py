@@ -143,7 +143,7 @@ def finish(run: Run, given: argparse.Namespace) -> dict[str, Any]:
     """Finish a run, saying so; its result with what measuring gradients took."""
     kept = run.result is not None
     if not kept:
-        print(f"{run.name}: python {' '.join(without_paths(run.words))}", flush=True)
+        print(f"{run.name}: {run.command}", flush=True)
     result = run.finish(given.overwrite_output)
     seconds = result["train_seconds"]
     took = "kept" if kept else "done" if seconds is None else f"{seconds:,.0f} s of training"

@@ -62,6 +62,11 @@ class Run:
         """The command line."""
         return ["train_hf.py", self.recipe, *self.options, "--output_dir", str(self.folder), "--overwrite_output"]
 
+    @property
+    def command(self) -> str:
+        """The command line as it is shown, without folders of this machine."""
+        return " ".join(["python", *without_paths(self.words)])
+
     def changes(self) -> dict[str, tuple[Any, Any]]:
         """What of this run differs from the one that the folder holds: dotted name -> (there, here)."""
         record = read_json(self.folder / RECORD_NAME)
@@ -103,7 +108,7 @@ class Run:
         train_apart(
             [*self.words, *(["--resume_from_checkpoint", "last"] if is_resumed else [])], self.folder / LOG_NAME
         )
-        result = read_result(self.folder) | {"command": " ".join(["python", *without_paths(self.words)])}
+        result = read_result(self.folder) | {"command": self.command}
         result["command_seconds"] = round(time.perf_counter() - start, 1)
         if is_resumed:  # the clock of the part before is lost
             result |= {"command_seconds": None, "train_seconds": None}

@@ -48,12 +48,13 @@ TABLES: dict[str, dict[str, list[str]]] = {
 
 
 def run_of(variant: str, options: list[str], seed: int, data_root: str, work: Path) -> Run:
-    """One training, in a folder named by what is changed."""
+    """One training, in a folder named by what is changed; where that is nothing, both tables have the same."""
     words = ["--data_root", data_root, "--seed", str(seed), "--num_train_epochs", "3", "--report_to", "none"]
     for task, rows in ROWS.items():
         caps = {"train": rows, "validation": max(100, rows // 8), "test": TEST_ROWS}
         words += [f"--tasks.{task}.max_rows", json.dumps(caps)]
-    name = "_".join("".join(letter if letter.isalnum() else " " for letter in variant).split())
+    title = variant if options else "recipe"
+    name = "_".join("".join(letter if letter.isalnum() else " " for letter in title).split())
     return Run(name, work / f"{name}-seed{seed}", str(ROOT / RECIPE), [*words, *options])
 
 
@@ -62,6 +63,14 @@ def primary(scores: dict[str, float]) -> dict[str, float]:
     names = {f"test_{task}_{metric}": task for task in ROWS for metric in PRIMARY_METRICS}
     found = {names[key]: value for key, value in scores.items() if key in names}
     return {task: found[task] for task in ROWS} | {"mean": scores["test_mean_score"]}
+
+
+def measured(run: Run, variant: str, seed: int) -> dict[str, Any]:
+    """Train; what the results file says of it."""
+    result = run.finish()
+    (run.folder / "model.safetensors").unlink(missing_ok=True)
+    found = {"variant": variant, "seed": seed, "primary": primary(result["scores"])}
+    return found | {key: result[key] for key in ("command", "train_seconds", "scores")}
 
 
 def table(report: dict[str, Any]) -> str:
@@ -112,17 +121,20 @@ def main() -> None:
         command = (
             f"python benchmarks/ablations.py {given.table} --data_root DATA --seeds {' '.join(map(str, given.seeds))}"
         )
-        report = {"recipe": RECIPE, "command": command, "hardware": hardware(), "runs": []}
         data_root, work = str(Path(given.data_root).resolve()), Path(given.work).resolve()
-        for variant, options in TABLES[given.table].items():
-            for seed in given.seeds:
-                run = run_of(variant, options, seed, data_root, work)
-                result = run.finish()
-                (run.folder / "model.safetensors").unlink(missing_ok=True)
-                kept = {key: result[key] for key in ("command", "train_seconds", "scores")}
-                report["runs"].append({"variant": variant, "seed": seed, "primary": primary(result["scores"]), **kept})
-                output.write_text(json.dumps(report, indent=2) + "\n")
-                print(f"{variant}, seed {seed}: mean score {report['runs'][-1]['primary']['mean']:.4f}", flush=True)
+        planned = [
+            (variant, seed, run_of(variant, options, seed, data_root, work))
+            for variant, options in TABLES[given.table].items()
+            for seed in given.seeds
+        ]
+        held = {one["command"]: one for one in report.get("runs", [])}
+        for variant, seed, run in planned:
+            if run.command not in held:
+                held[run.command] = measured(run, variant, seed)
+            runs = [held[run.command] for *_, run in planned if run.command in held]
+            report = {"recipe": RECIPE, "command": command, "hardware": hardware(), "runs": runs}
+            output.write_text(json.dumps(report, indent=2) + "\n")
+            print(f"{variant}, seed {seed}: mean score {held[run.command]['primary']['mean']:.4f}", flush=True)
     guide.write_text(guide_with(guide.read_text(), given.table, report))
 
 

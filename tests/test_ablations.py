@@ -34,6 +34,36 @@ def test_a_line_changes_weights_balancing_or_sampling_alone(name: str, variant: 
     assert (args.seed, args.learning_rate) == (3, base_args.learning_rate)
 
 
+def test_runs_of_the_results_file_are_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[tuple[str, int]] = []
+
+    def train(run: ablations.Run, variant: str, seed: int) -> dict[str, Any]:
+        if len(trained) == 3:
+            raise KeyboardInterrupt
+        trained.append((variant, seed))
+        scores = dict.fromkeys([*ablations.ROWS, "mean"], seed / 10)
+        return {"variant": variant, "seed": seed, "primary": scores, "command": run.command}
+
+    monkeypatch.setattr(ablations, "measured", train)
+    guide = tmp_path / "guide.md"
+    guide.write_text("<!-- benchmarks/ablations.py balancing -->\n<!-- end of balancing -->\n")
+    words = ["balancing", "--data_root", str(tmp_path), "--work", str(tmp_path / "work"), "--guide", str(guide)]
+    words += ["--seeds", "1", "2", "--output", str(tmp_path / "results.json")]
+    seen = []
+    while len(seen) < len(ablations.TABLES["balancing"]) * 2:  # each attempt is broken off after three runs
+        monkeypatch.setattr(sys, "argv", ["ablations.py", *words])
+        try:
+            ablations.main()
+        except KeyboardInterrupt:
+            assert trained
+        seen += trained
+        trained.clear()
+    assert seen == [(variant, seed) for variant in ablations.TABLES["balancing"] for seed in (1, 2)]
+    report = json.loads((tmp_path / "results.json").read_text())
+    assert [(run["variant"], run["seed"]) for run in report["runs"]] == seen
+    assert guide.read_text() == ablations.guide_with(guide.read_text(), "balancing", report)
+
+
 def test_the_table_has_means_and_the_difference_seed_by_seed() -> None:
     def run(variant: str, seed: int, score: float) -> dict[str, Any]:
         return {"variant": variant, "seed": seed, "primary": dict.fromkeys([*ablations.ROWS, "mean"], score)}
