@@ -45,25 +45,40 @@ BOOTSTRAP = (
 
 
 def strongest_opponent(task: str, cosines: Mapping[str, Any]) -> str | None:
-    """The task whose gradients point most against this one's; None where none does or nothing was measured."""
+    """The task whose gradients point most against this one's, beyond what chance explains; None where none does.
+
+    Beyond chance is a mean cosine more than two standard errors below 0: gradients of batches that have nothing to do
+    with each other have cosines on both sides of 0.
+    """
     if task not in cosines.get("tasks", []):
         return None
-    row = dict(zip(cosines["tasks"], cosines["mean"][cosines["tasks"].index(task)], strict=True))
-    against = {other: value for other, value in row.items() if other != task and value is not None and value < 0}
+    row = cosines["tasks"].index(task)
+    measured = zip(cosines["tasks"], cosines["mean"][row], cosines["standard_error"][row], strict=True)
+    against = {
+        other: mean
+        for other, mean, error in measured
+        if other != task and mean is not None and error is not None and mean + 2 * error < 0
+    }
     return min(against, key=lambda other: against[other]) if against else None
 
 
 def mean_cosines(measured: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The mean of the seeds' matrices of gradient cosines; `{}` where none was measured."""
+    """Mean and standard error of the gradient cosines over all measurements of all seeds; `{}` where none was measured.
+
+    The error of a single measurement is None, as is whatever a measurement does not know.
+    """
     found = [one for one in measured if one]
     if not found:
         return {}
-    matrices = [np.array(one["mean"], dtype=float) for one in found]
+    matrices = np.array([each["cosines"] for one in found for each in one["measurements"]], dtype=float)
+    count = len(matrices)
+    errors = matrices.std(axis=0, ddof=1) / count**0.5 if count > 1 else np.full(matrices.shape[1:], np.nan)
     return {
         "measured": found[0]["measured"],
         "tasks": found[0]["tasks"],
-        "mean": as_lists(np.mean(matrices, axis=0)),
-        "measurements": sum(len(one["measurements"]) for one in found),
+        "mean": as_lists(matrices.mean(axis=0)),
+        "standard_error": as_lists(errors),
+        "measurements": count,
     }
 
 
@@ -190,9 +205,13 @@ def cost_table(cost: Mapping[str, Any]) -> str:
 
 
 def cosines_table(cosines: Mapping[str, Any]) -> str:
-    """The matrix."""
-    shown = [["-" if value is None else f"{value:.3f}" for value in row] for row in cosines["mean"]]
-    rows = [[name, *row] for name, row in zip(cosines["tasks"], shown, strict=True)]
+    """The matrix, each mean with its standard error."""
+
+    def cell(mean: float | None, error: float | None) -> str:
+        return "-" if mean is None else f"{mean:z.3f}" if error is None else f"{mean:z.3f} ± {error:.3f}"
+
+    lines = zip(cosines["tasks"], cosines["mean"], cosines["standard_error"], strict=True)
+    rows = [[name, *map(cell, means, errors)] for name, means, errors in lines]
     return table(["", *cosines["tasks"]], rows)
 
 
@@ -220,7 +239,7 @@ def render(facts: Mapping[str, Any], pictures: str = "", level: int = 1) -> str:
         f"{in_words(tasks)} {len(seeds)} seed{'s' * (len(seeds) > 1)}, {facts['split']} split.",
         results_table(facts),
         "Scores are means over the seeds (range). A point is a hundredth of a score.",
-        f"![Differences by task]({pictures}{DIFFERENCES_NAME})",
+        f"![Together minus alone: each task's difference with its interval]({pictures}{DIFFERENCES_NAME})",
         *(f"Not compared: {name}, {reason}." for name, reason in facts["not_compared"].items()),
         f"{deep} Cost",
         cost_table(facts["cost"]),
@@ -230,8 +249,8 @@ def render(facts: Mapping[str, Any], pictures: str = "", level: int = 1) -> str:
         parts += [
             f"{deep} Do the tasks pull in the same direction?",
             cosines_table(cosines),
-            f"{cosines['measured']} {cosines['measurements']} measurements.",
-            f"![Cosines of gradients]({pictures}{COSINES_NAME})",
+            f"{cosines['measured']} Means and standard errors of {cosines['measurements']} measurements.",
+            f"![Matrix of the cosines between the gradients of every two tasks]({pictures}{COSINES_NAME})",
         ]
     first = next(iter(tasks.values()))
     scorers = [f"- {name}: {facts['protocol'][name]['scorer']}." for name in tasks]

@@ -44,7 +44,7 @@ SECONDS = "gradient_cosines_seconds"
 FILE_NAME = "gradient_cosines.json"
 MEASURED = (
     "Cosines of the gradients of two tasks' losses over the encoder's trainable parameters, dropout off, each on a "
-    "batch of training rows of its own; mean over training. Diagonal: a task with itself on other rows."
+    "batch of training rows of its own, over training. Diagonal: a task with itself on other rows."
 )
 
 

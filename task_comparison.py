@@ -241,7 +241,7 @@ RULES = f"""- **helps**: the whole interval lies above 0, and the difference is 
 - **hurts**: the whole interval lies below 0, and the difference is below 0 for every seed. Advice: split off, if the
   whole interval lies below -{100 * SPLIT_OFF_BEYOND:.2f} points (a model of its own costs a second pass, and wins that
   much); else weight: raise the task's `loss.weight` or its sampling share. Where its gradients point against those of
-  another task (mean cosine below 0), that task is named.
+  another task (mean cosine more than two standard errors below 0), that task is named.
 - **no difference**: everything else. Advice: keep, since one model and one pass do the work of several; where half the
   interval is wider than {100 * WIDE:.2f} points, more test rows or seeds would have to say whether there is one."""
 """How `judge` comes to its words, for the report."""
@@ -252,7 +252,7 @@ def judge(comparison: TaskComparison, opponent: str | None = None) -> Verdict:
 
     Args:
         comparison (TaskComparison): First: the task alone; second: the tasks together.
-        opponent (str): The task whose gradients point most against this one's, if any does.
+        opponent (str): The task whose gradients point against this one's, if any does.
     """
     low, high = comparison.interval
     seeds = comparison.by_seed

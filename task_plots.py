@@ -224,7 +224,7 @@ def cosines_figure(task_names: Sequence[str], matrix: np.ndarray) -> "Figure":
     axes.imshow(np.ma.masked_invalid(matrix), cmap=colors, vmin=-1, vmax=1)
     for row, column in np.argwhere(np.isfinite(matrix)):
         color = "#ffffff" if abs(matrix[row, column]) > 0.6 else "#222222"
-        axes.text(column, row, f"{matrix[row, column]:.2f}", ha="center", va="center", fontsize=10, color=color)
+        axes.text(column, row, f"{matrix[row, column]:z.2f}", ha="center", va="center", fontsize=10, color=color)
     places = np.arange(len(task_names))
     axes.set_xticks(places, task_names, rotation=90 if max(map(len, task_names)) > 8 else 0)
     axes.set_yticks(places, task_names)

@@ -429,18 +429,33 @@ def test_the_cells_of_every_table_go_up() -> None:
 
 
 def test_the_opponent_is_the_task_whose_gradients_point_most_against_one() -> None:
-    cosines = {"tasks": ["a", "b", "c"], "mean": [[0.5, -0.1, -0.3], [-0.1, 0.5, 0.2], [-0.3, 0.2, None]]}
+    mean = [[0.5, -0.1, -0.3], [-0.1, 0.5, 0.2], [-0.3, 0.2, None]]
+    cosines = {"tasks": ["a", "b", "c"], "mean": mean, "standard_error": [[0.04] * 3] * 3}
     assert [strongest_opponent(task, cosines) for task in "abc"] == ["c", "a", "a"]
     assert strongest_opponent("d", cosines) is None and strongest_opponent("a", {}) is None
-    positive = {"tasks": ["a", "b"], "mean": [[0.5, 0.1], [0.1, 0.5]]}
+    positive = {"tasks": ["a", "b"], "mean": [[0.5, 0.1], [0.1, 0.5]], "standard_error": [[0.01, 0.01]] * 2}
     assert strongest_opponent("a", positive) is None
 
 
-def test_cosines_are_averaged_over_the_seeds_that_measured() -> None:
-    one = {"measured": "so", "tasks": ["a", "b"], "mean": [[1, 0.2], [0.2, None]], "measurements": [{}, {}]}
-    other = one | {"mean": [[0.5, 0.4], [0.4, None]], "measurements": [{}]}
-    found = mean_cosines([one, {}, other])
-    assert found["mean"] == [[0.75, 0.3], [0.3, None]] and found["measurements"] == 3
+def test_a_cosine_that_chance_explains_makes_no_opponent() -> None:
+    """Two standard errors of 0 are chance; a single measurement says nothing of chance."""
+    mean = [[0.5, -0.1], [-0.1, 0.5]]
+    names = {
+        error: strongest_opponent("a", {"tasks": ["a", "b"], "mean": mean, "standard_error": [[error] * 2] * 2})
+        for error in (0.049, 0.051, None)
+    }
+    assert names == {0.049: "b", 0.051: None, None: None}
+
+
+def test_cosines_are_averaged_over_the_measurements_of_all_seeds() -> None:
+    def measured(*values: float) -> dict[str, Any]:
+        found = [{"step": 1, "cosines": [[1.0, value], [value, None]]} for value in values]
+        return {"measured": "so", "tasks": ["a", "b"], "mean": "unread", "measurements": found}
+
+    found = mean_cosines([measured(0.1, 0.3), {}, measured(0.5)])
+    assert found["mean"] == [[1.0, 0.3], [0.3, None]] and found["measurements"] == 3
+    assert found["standard_error"][0] == [0.0, round(0.2 / 3**0.5, 6)] and found["standard_error"][1][1] is None
+    assert mean_cosines([measured(0.1)])["standard_error"] == [[None, None], [None, None]]
     assert mean_cosines([{}]) == {}
 
 
