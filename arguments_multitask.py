@@ -290,6 +290,11 @@ class DataArguments:
         self.tasks = {name: read_task(name, entry) for name, entry in self.tasks.items()}
         check_type("sampling_shares", self.sampling_shares, dict[str, float] | None)
         refuse_unknown_fields("sampling_shares", self.sampling_shares or {}, frozenset(self.tasks))
+        if self.sampling_shares and self.sampling_strategy != "shares":
+            raise ValueError(
+                f"sampling_shares are given, but sampling_strategy is {self.sampling_strategy!r}. Set it to 'shares', "
+                "or take the shares away (--sampling_shares {} on the command line)."
+            )
 
 
 def _default_report_to() -> str:

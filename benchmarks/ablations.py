@@ -26,6 +26,7 @@ ROWS = {"topic": 2500, "sentiment": 4200, "question": 340, "ner": 880, "pos": 78
 """Task -> training rows, a sixteenth of all."""
 TEST_ROWS = 2000
 EQUAL = [word for task in ROWS for word in (f"--tasks.{task}.loss.weight", "1")]
+NO_SHARES = ["--sampling_shares", "{}", "--sampling_strategy"]
 TABLES: dict[str, dict[str, list[str]]] = {
     "balancing": {
         "static weights of the recipe": [],
@@ -36,11 +37,11 @@ TABLES: dict[str, dict[str, list[str]]] = {
     },
     "sampling": {
         "`shares` of the recipe": [],
-        "`temperature` (2)": ["--sampling_strategy", "temperature"],
-        "`proportional`": ["--sampling_strategy", "proportional"],
-        "`uniform`": ["--sampling_strategy", "uniform"],
-        "`annealed`": ["--sampling_strategy", "annealed"],
-        "`alternating`": ["--sampling_strategy", "alternating"],
+        "`temperature` (2)": [*NO_SHARES, "temperature"],
+        "`proportional`": [*NO_SHARES, "proportional"],
+        "`uniform`": [*NO_SHARES, "uniform"],
+        "`annealed`": [*NO_SHARES, "annealed"],
+        "`alternating`": [*NO_SHARES, "alternating"],
         "`shares`, `grouping: none`": ["--grouping", "none"],
     },
 }

@@ -32,6 +32,7 @@ def test_a_line_changes_weights_balancing_or_sampling_alone(name: str, variant: 
         assert weight == (1 if "equal" in variant else (base.tasks[task].loss or {}).get("weight", 1)), task
         assert spec.max_rows == base.tasks[task].max_rows
     assert (args.seed, args.learning_rate) == (3, base_args.learning_rate)
+    assert bool(data.sampling_shares) == (data.sampling_strategy == "shares")
 
 
 def test_runs_of_the_results_file_are_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,6 +115,7 @@ report_to: []
 lr_scheduler_kwargs: {num_cycles: 2}
 accelerator_config: {split_batches: false}
 sampling_shares: {topic: 1, ner: 2.5}
+sampling_strategy: shares
 """
     _, data, training = parse_arguments([recipe(lines)])
     assert data.sample_texts == ["--dashes at the start", "two\nlines", "plain"]
@@ -137,6 +138,10 @@ sampling_shares: {topic: 1, ner: 2.5}
         ("seed: [1", ["recipe.yaml is not valid YAML"]),
         ("sampling_shares: {topik: 1}", ["sampling_shares has no field 'topik'", "Did you mean 'topic'?"]),
         ("sampling_shares: {topic: a}", ["sampling_shares must be dict[str, float] | None; got {'topic': 'a'}"]),
+        (
+            "sampling_shares: {topic: 1}",
+            ["sampling_strategy is 'temperature'", "--sampling_shares {} on the command line"],
+        ),
         ("sampling_shares: 3", ["recipe.yaml: sampling_shares must be dict | None; got 3"]),
         ("pooling: meen", ["pooling must be one of", "Did you mean 'mean'?"]),
         ("head_dropout: 2", ["head_dropout is a probability between 0 and 1; got 2.0"]),
@@ -197,6 +202,7 @@ def test_a_recipe_that_is_no_mapping_is_refused(tmp_path: Path, capsys: pytest.C
 def test_dotted_overrides_reach_every_depth_of_a_task(recipe: Any) -> None:
     words = (
         "--tasks.ner.loss.weight 0.5 --tasks.topic.labels=[a,b] --tasks.topic.max_rows.test 3 --sampling-shares.ner 2"
+        " --sampling_strategy shares"
     )
     _, data, _ = parse_arguments([recipe(), *words.split(), "--sampling_shares.topic=1"])
     assert data.tasks["ner"].loss == {"weight": 0.5} and data.tasks["topic"].loss == {"weight": 0.1}
