@@ -400,6 +400,17 @@ def test_a_document_holds_the_reports_of_several_recipes(compared: Path, tmp_pat
     assert json.loads((tmp_path / "docs/fine_tuning_report/one/comparison.json").read_text()) == facts
 
 
+def test_the_committed_report_is_made_of_its_files() -> None:
+    """No figure in it was typed, and every file of a comparison is in it."""
+    document = Path(__file__).resolve().parent.parent / "docs" / "fine_tuning_report.md"
+    files = sorted(document.with_suffix("").glob("*/comparison.json"))
+    text = document.read_text(encoding="utf-8")
+    assert files and text.count("<!-- begin ") == len(files)
+    for file in files:
+        facts = json.loads(file.read_text())
+        assert render(facts, f"fine_tuning_report/{file.parent.name}/", level=2) in text
+
+
 def test_the_cards_of_the_models_have_a_column_of_single_task_scores(compared: Path, tmp_path: Path) -> None:
     """Written again from the folder it is the same; the numbers are published with it."""
     facts, folder = facts_of(compared), compared / "together-seed2"
