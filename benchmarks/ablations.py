@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from recipe_results import ROOT, hardware  # first: it puts the sources on the path
+from recipe_results import ROOT, between_marks, hardware  # first: it puts the sources on the path
 
 from command_help import CommandParser
 from recipe_runs import Run
@@ -98,9 +98,7 @@ def table(report: dict[str, Any]) -> str:
 
 def guide_with(text: str, name: str, report: dict[str, Any]) -> str:
     """The guide with the table of a report between its marks."""
-    begin, end = f"<!-- benchmarks/ablations.py {name} -->", f"<!-- end of {name} -->"
-    before, _, rest = text.partition(begin)
-    return f"{before}{begin}\n\n{table(report)}\n\n{end}{rest.partition(end)[2]}"
+    return between_marks(text, f"<!-- benchmarks/ablations.py {name} -->", f"<!-- end of {name} -->", table(report))
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import transformers.trainer
-from recipe_results import ROOT, hardware, without_paths
+from recipe_results import ROOT, between_marks, hardware, without_paths
 from transformers import TrainerCallback
 
 import train_hf
@@ -130,8 +130,7 @@ def _mean(values: list[float]) -> float:
 
 def guide_with(text: str, report: dict[str, Any]) -> str:
     """The guide with the table of a report between its marks."""
-    before, _, rest = text.partition(BEGIN)
-    return f"{before}{BEGIN}\n\n{table(report)}\n\n{END}{rest.partition(END)[2]}"
+    return between_marks(text, BEGIN, END, table(report))
 
 
 def main() -> None:

@@ -30,6 +30,12 @@ from task_data import join_words, load_tasks  # noqa: E402
 Span = tuple[str, int, int]
 
 
+def between_marks(text: str, begin: str, end: str, content: str) -> str:
+    """A guide's text with `content` between two marks, in place of what stood there."""
+    before, _, rest = text.partition(begin)
+    return f"{before}{begin}\n\n{content}\n\n{end}{rest.partition(end)[2]}"
+
+
 def gold_spans(tags: list[str], offsets: list[tuple[int, int]]) -> set[Span]:
     """Entities of BIO word tags as (type, first character, character after the last)."""
     spans: list[list[Any]] = []
