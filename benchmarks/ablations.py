@@ -75,10 +75,14 @@ def measured(run: Run, variant: str, seed: int) -> dict[str, Any]:
 
 
 def table(report: dict[str, Any]) -> str:
-    """Means over the seeds, a line a variant; the last column is the mean score's difference to the first line."""
+    """Means over the seeds, a line a variant; the last column is the mean score's difference to the first line.
+
+    Seeds that some lines lack yet (a benchmark that was broken off) are left out.
+    """
     runs: dict[str, dict[int, dict[str, float]]] = {}
     for run in report["runs"]:
         runs.setdefault(run["variant"], {})[run["seed"]] = run["primary"]
+    common = sorted(set.intersection(*(set(seeds) for seeds in runs.values())))
     first = next(iter(runs.values()))
     columns = [*ROWS, "mean"]
     lines = [
@@ -86,12 +90,12 @@ def table(report: dict[str, Any]) -> str:
         "|---" * (len(columns) + 2) + "|",
     ]
     for variant, seeds in runs.items():
-        means = [sum(one[column] for one in seeds.values()) / len(seeds) for column in columns]
-        shared = [100 * (one["mean"] - first[seed]["mean"]) for seed, one in seeds.items() if seed in first]
+        means = [sum(seeds[seed][column] for seed in common) / len(common) for column in columns]
+        shared = [100 * (seeds[seed]["mean"] - first[seed]["mean"]) for seed in common]
         by_seed = ", ".join(f"{points:+.2f}" for points in shared)
         change = "-" if seeds is first else f"{sum(shared) / len(shared):+.2f} ({by_seed})"
         lines.append(f"| {variant} | {' | '.join(f'{value:.3f}' for value in means)} | {change} |")
-    listed = ", ".join(map(str, sorted(first)))
+    listed = ", ".join(map(str, common))
     machine = f"{report['hardware']['cpu']}, {report['hardware']['threads']} thread(s)"
     return "\n".join([*lines, "", f"Means over seeds {listed}; `{report['command']}`; {machine}."])
 

@@ -1,7 +1,7 @@
 """What training for other tasks does to the plain sentence embedding, with its preservation and without.
 
     python benchmarks/embedding_preservation.py --data_root DATA
-    python benchmarks/embedding_preservation.py --data_root DATA --weights 0 10 50 --seeds 1 2 -- --max_steps 200
+    python benchmarks/embedding_preservation.py --data_root DATA --weights 0 2 10 --seeds 1 2 -- --max_steps 200
 
 The recipe has feature-extraction tasks (which keep the embedding) and tasks that are scored and never trained (which
 say what became of it). The latter are scored before training, then the recipe is trained, for each seed, once for each
@@ -120,7 +120,7 @@ def main() -> None:
         "--weights",
         type=float,
         nargs="+",
-        default=[0.0, 10.0],
+        default=[0.0, 2.0],
         help="Loss weights of the tasks that keep the embedding.",
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="Seeds to train with.")

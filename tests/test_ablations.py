@@ -69,7 +69,7 @@ def test_the_table_has_means_and_the_difference_seed_by_seed() -> None:
     def run(variant: str, seed: int, score: float) -> dict[str, Any]:
         return {"variant": variant, "seed": seed, "primary": dict.fromkeys([*ablations.ROWS, "mean"], score)}
 
-    runs = [run("a", 1, 0.5), run("a", 2, 0.6), run("b", 1, 0.51), run("b", 2, 0.58)]
+    runs = [run("a", 1, 0.5), run("a", 2, 0.6), run("a", 3, 0.9), run("b", 1, 0.51), run("b", 2, 0.58)]
     report = {"runs": runs, "command": "python x", "hardware": {"cpu": "a CPU", "threads": 1}}
     lines = ablations.table(report).splitlines()
     assert lines[2].startswith("| a | 0.550 |") and lines[2].endswith("| 0.550 | - |")
