@@ -5,9 +5,10 @@
     python benchmarks/ablations.py sampling                         # only write the table into docs/training.md again
 
 Each run is `train_hf.py recipes/six_tasks.yaml` on a sixteenth of every task's training rows (so that the tasks keep
-their sizes to each other), three epochs, in a process of its own; finished ones are kept in `--work` and not run again.
-`benchmarks/results/ablation_<table>.json` gets every seed's test scores; the table in `docs/training.md`, between two
-marks, their means, and how far each mean score lies from that of the first line, seed by seed. A test compares.
+their sizes to each other), three epochs, in a process of its own. `benchmarks/results/ablation_<table>.json`
+gets every seed's test scores; runs that it holds are not run again, and seeds that are not asked for stay in it. The
+table in `docs/training.md`, between two marks, has their means, and how far each mean score lies from that of the first
+line, seed by seed. A test compares.
 """
 
 import json
@@ -131,11 +132,13 @@ def main() -> None:
             for seed in given.seeds
         ]
         held = {one["command"]: one for one in report.get("runs", [])}
+        asked = {(variant, seed) for variant, seed, _ in planned}
+        others = [one for one in held.values() if (one["variant"], one["seed"]) not in asked]
         for variant, seed, run in planned:
             if run.command not in held:
                 held[run.command] = measured(run, variant, seed)
             runs = [held[run.command] for *_, run in planned if run.command in held]
-            report = {"recipe": RECIPE, "command": command, "hardware": hardware(), "runs": runs}
+            report = {"recipe": RECIPE, "command": command, "hardware": hardware(), "runs": runs + others}
             output.write_text(json.dumps(report, indent=2) + "\n")
             print(f"{variant}, seed {seed}: mean score {held[run.command]['primary']['mean']:.4f}", flush=True)
     guide.write_text(guide_with(guide.read_text(), given.table, report))

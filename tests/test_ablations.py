@@ -63,6 +63,11 @@ def test_runs_of_the_results_file_are_not_run_again(tmp_path: Path, monkeypatch:
     report = json.loads((tmp_path / "results.json").read_text())
     assert [(run["variant"], run["seed"]) for run in report["runs"]] == seen
     assert guide.read_text() == ablations.guide_with(guide.read_text(), "balancing", report)
+    words[words.index("--seeds") + 1 :] = ["2", "--output", str(tmp_path / "results.json")]
+    monkeypatch.setattr(sys, "argv", ["ablations.py", *words])
+    ablations.main()  # asked for one seed alone, it trains nothing and keeps the other
+    again = json.loads((tmp_path / "results.json").read_text())["runs"]
+    assert not trained and sorted(map(str, again)) == sorted(map(str, report["runs"]))
 
 
 def test_the_table_has_means_and_the_difference_seed_by_seed() -> None:
