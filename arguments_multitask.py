@@ -20,7 +20,6 @@ from transformers.integrations import is_tensorboard_available
 from transformers.utils import is_torch_bf16_gpu_available, is_torch_xla_available
 
 from configuration_multitask import (
-    FEATURE_EXTRACTION,
     HEAD_ACTIVATIONS,
     HEADS,
     LOSS_FIELDS,
@@ -135,7 +134,8 @@ class TaskArguments:
     )
     distill_from: str | None = _option(
         "Teacher that the task learns from beside its labels (a folder or Hub id): a model of ours with this task, or "
-        "any classifier of transformers with the same label names."
+        "any classifier of transformers with the same label names. For feature-extraction the model whose sentence "
+        "embedding is learnt (default: the encoder itself, as it is before training)."
     )
 
 
@@ -616,8 +616,6 @@ def _check_head(name: str, task: TaskArguments) -> None:
         given = [key for key in HEAD_FIELDS if getattr(task, key) is not None]
         refuse_unknown_fields(f"Task {name!r} ({task.kind})", given, SPEC_FIELDS[task.kind])
     refuse_unknown_fields(f"Task {name!r}: loss", task.loss or {}, loss_fields)
-    if task.distill_from is not None and task.kind == FEATURE_EXTRACTION:
-        raise ValueError(f"Task {name!r}: feature-extraction learns from a teacher already; remove distill_from.")
     needless = sorted(TEACHER_LOSS_FIELDS & (task.loss or {}).keys()) if task.distill_from is None else []
     if needless:
         raise ValueError(

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from datasets import Dataset, Features, List, Value, concatenate_datasets
 from datasets.fingerprint import Hasher
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -35,15 +35,16 @@ from transformers import (
 )
 
 from configuration_multitask import (
+    FEATURE_EXTRACTION,
     REGRESSION,
     SENTENCE_SIMILARITY,
     TEXT_CLASSIFICATION,
     TOKEN_CLASSIFICATION,
     MultiTaskConfig,
 )
-from encoder_source import check_vocabulary
+from encoder_source import check_vocabulary, find_encoder
 from input_errors import explain_loading
-from modeling_multitask import first_position, position_table, refuse_missing_weights
+from modeling_multitask import MultiTaskModel, first_position, position_table, refuse_missing_weights
 from saved_model import open_model
 from task_data import (
     LoadedTask,
@@ -54,13 +55,14 @@ from task_data import (
     tokenizer_key,
     words_of_tokens,
 )
-from task_features import TaskFeatures, aligned_groups
+from task_features import EmbeddingTeacher, TaskFeatures, aligned_groups
 
 CODE_DIGEST = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
 """Part of the cache keys, as in `task_data`."""
 BATCH_SIZE = 64
 """Texts, of like length, that a teacher reads at a time."""
 COLUMN = "teacher_logits"
+OWN_TEACHER = "the encoder itself, as it is before training"
 AUTO_CLASSES = {
     TEXT_CLASSIFICATION: AutoModelForSequenceClassification,
     TOKEN_CLASSIFICATION: AutoModelForTokenClassification,
@@ -108,10 +110,7 @@ class Teacher:
 
     def digest(self) -> str:
         """A hash of its weights, its head and the order of its labels."""
-        sha = hashlib.sha256(repr((self.head, self.order)).encode())
-        for name, value in sorted(self.model.state_dict().items()):
-            sha.update(name.encode() + value.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-        return sha.hexdigest()
+        return digest_of(self.model, self.head, self.order)
 
     def answer(self, batch: Mapping[str, list[Any]], bf16: bool) -> list[np.ndarray]:
         """Its logits for rows in canonical form, float32: (classes,), (words, tags) or ().
@@ -153,6 +152,14 @@ class Teacher:
     def _encode(self, texts: list[str], pairs: list[str] | None, with_offsets: bool) -> dict[str, Any]:
         options = {"padding": True, "truncation": True, "max_length": self.max_length, "return_tensors": "pt"}
         return dict(self.tokenizer(texts, pairs, return_offsets_mapping=with_offsets, **options))
+
+
+def digest_of(model: nn.Module, *more: Any) -> str:
+    """A hash of a model's weights, and of what else decides its answers."""
+    sha = hashlib.sha256(repr(more).encode())
+    for name, value in sorted(model.state_dict().items()):
+        sha.update(name.encode() + value.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
 
 
 def open_teacher(task: str, spec: dict[str, Any], source: str, offline: bool = False) -> Teacher:
@@ -250,6 +257,93 @@ def label_order(task: str, spec: dict[str, Any], labels: Sequence[str], source: 
             f"{source} has {', '.join(labels)}. Rename them (`labels:`), name another distill_from, or remove it."
         )
     return [list(labels).index(label) for label in spec["labels"]]
+
+
+def embedding_teachers(
+    loaded: dict[str, LoadedTask],
+    sources: Mapping[str, str],
+    model: MultiTaskModel,
+    tokenizer: Any,
+    offline: bool = False,
+    device: torch.device | str = "cpu",
+    bf16: bool = False,
+) -> dict[str, EmbeddingTeacher]:
+    """The teacher of each feature-extraction task whose data has no embeddings: the model itself, or its source's.
+
+    Args:
+        loaded (dict): The tasks' rows.
+        sources (Mapping): Task -> folder or Hub id, a model of ours or a sentence encoder; other kinds are passed over.
+        model (MultiTaskModel): That learns, as it is before training.
+        tokenizer: Its own.
+        offline (bool): Never ask the Hub.
+        device: Where teachers compute.
+        bf16 (bool): Whether they multiply in bfloat16.
+
+    Raises:
+        ValueError: for a teacher that cannot be opened or has embeddings of another size, or embeddings in the data.
+    """
+    own = EmbeddingTeacher(OWN_TEACHER, Embedder(model, tokenizer, device, bf16))
+    teachers: dict[str, EmbeddingTeacher] = {}
+    opened: dict[str, EmbeddingTeacher] = {}
+    for name, task in loaded.items():
+        if task.spec["kind"] != FEATURE_EXTRACTION:
+            continue
+        source = sources.get(name)
+        if "label" not in next(iter(task.splits.values())).column_names:
+            if source is not None and source not in opened:
+                embed = Embedder(*open_embedder(name, source, model.config.embedding_size, offline), device, bf16)
+                opened[source] = EmbeddingTeacher(source, embed, digest_of(embed.model))
+            teachers[name] = own if source is None else opened[source]
+        elif source is not None:
+            raise ValueError(
+                f"Task {name!r} learns the embeddings that its data holds, or those of a teacher; it has both. Remove "
+                f"distill_from ({source}), or `label` of its columns."
+            )
+    return teachers
+
+
+@dataclass
+class Embedder:
+    """Texts -> the embeddings of a model, float32, computed on a device; between calls the model stays where it was.
+
+    Attributes:
+        model (MultiTaskModel): Whose embeddings.
+        tokenizer: Its own.
+        device: Where it computes.
+        bf16 (bool): Whether it multiplies in bfloat16.
+    """
+
+    model: MultiTaskModel
+    tokenizer: Any
+    device: torch.device | str
+    bf16: bool
+
+    def __call__(self, texts: list[str]) -> np.ndarray:
+        """Shape (texts, embedding_size)."""
+        home, device = self.model.device, torch.device(self.device)
+        self.model.to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
+            embeddings = self.model.encode(texts, self.tokenizer)
+        self.model.to(home)
+        return embeddings
+
+
+def open_embedder(task: str, source: str, size: int, offline: bool) -> tuple[MultiTaskModel, Any]:
+    """A model of ours or any sentence encoder that can teach embeddings of a size, and its tokenizer."""
+    with explain_loading(f"The teacher {source!r} of task {task!r}"):
+        folder = find_encoder(source, offline=offline).path
+        if MultiTaskConfig.get_config_dict(folder)[0].get("model_type") == MultiTaskConfig.model_type:
+            model, tokenizer = open_model(folder, offline=True)
+        else:
+            model = MultiTaskModel.from_backbone(folder)
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            check_vocabulary(source, tokenizer, model.get_input_embeddings())
+    if model.config.embedding_size != size:
+        raise ValueError(
+            f"Task {task!r}: a teacher's embeddings are as large as the model's own, {size} numbers; those of {source} "
+            f"are {model.config.embedding_size}. Name another distill_from, or set projection_dim to that size."
+        )
+    return model, tokenizer
 
 
 # ---------------------------------------------------------------------------------------------------------------------

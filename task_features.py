@@ -8,9 +8,9 @@ encoder reads it once. It opens no source and checks no row (`task_sources`, `ta
     TaskSamplingDataset(features.train), Trainer(eval_dataset=features.validation)
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from datasets import Dataset
@@ -18,8 +18,19 @@ from datasets import Dataset
 from configuration_multitask import FEATURE_EXTRACTION
 from task_data import LoadedTask, duplicate_texts, teacher_embeddings, tokenize_rows
 
-Embed = Callable[[list[str]], np.ndarray]
-"""Texts -> embeddings (texts, dim): a frozen teacher."""
+
+class EmbeddingTeacher(NamedTuple):
+    """What a feature-extraction task learns where its data has no embeddings.
+
+    Attributes:
+        name (str): What the plan calls it.
+        embed (Callable): Texts -> embeddings (texts, dim).
+        digest (str): A hash of its weights; empty for the encoder itself, whose start a run knows anyway.
+    """
+
+    name: str
+    embed: Callable[[list[str]], np.ndarray]
+    digest: str = ""
 
 
 @dataclass
@@ -44,7 +55,7 @@ def build_features(
     tokenizer: Any,
     max_length: int,
     splits: Sequence[str] = ("train", "validation", "test"),
-    embed: Embed | None = None,
+    teachers: Mapping[str, EmbeddingTeacher] | None = None,
 ) -> TaskFeatures:
     """Tokenise the splits of all tasks.
 
@@ -55,10 +66,10 @@ def build_features(
         tokenizer: A fast tokenizer.
         max_length (int): Tokens a text is cut to; what is cut is counted in `notes`.
         splits (Sequence[str]): Which of train, validation and test.
-        embed (Callable): The teacher of feature-extraction tasks whose data has no embeddings.
+        teachers (Mapping): Of feature-extraction tasks whose data has no embeddings.
     """
     features = TaskFeatures(notes=[note for task in loaded.values() for note in task.notes])
-    loaded = {name: with_teacher(task, embed, features.notes) for name, task in loaded.items()}
+    loaded = {name: with_teacher(task, (teachers or {}).get(name), features.notes) for name, task in loaded.items()}
     for names in aligned_groups(loaded) if "train" in splits else []:
         tasks = [loaded[name] for name in names]
         if "train" in tasks[0].splits:
@@ -79,7 +90,7 @@ def build_features(
     return features
 
 
-def with_teacher(task: LoadedTask, embed: Embed | None, notes: list[str]) -> LoadedTask:
+def with_teacher(task: LoadedTask, teacher: EmbeddingTeacher | None, notes: list[str]) -> LoadedTask:
     """The task with its teacher's embeddings as labels, if it is to learn embeddings and has none.
 
     Raises:
@@ -88,13 +99,13 @@ def with_teacher(task: LoadedTask, embed: Embed | None, notes: list[str]) -> Loa
     rows = next(iter(task.splits.values()))
     if task.spec["kind"] != FEATURE_EXTRACTION or "label" in rows.column_names:
         return task
-    if embed is None:
+    if teacher is None:
         raise ValueError(
             f"Task {task.name!r} (feature-extraction) has no column of embeddings, and there is no teacher to compute "
             "them. Give the data a `label` column of number lists."
         )
-    notes.append(f"Task {task.name!r}: its teacher is the encoder itself, as it is before training.")
-    task.splits = {split: teacher_embeddings(rows, embed) for split, rows in task.splits.items()}
+    notes.append(f"Task {task.name!r}: its teacher is {teacher.name}.")
+    task.splits = {split: teacher_embeddings(rows, teacher.embed) for split, rows in task.splits.items()}
     return task
 
 

@@ -11,7 +11,6 @@ scores and saves nothing.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from cased_vocabulary import cased_tokenizer
 from configuration_multitask import FEATURE_EXTRACTION
 from cpu_training import use_bfloat16_states, use_fast_dropout
 from data_collator import MultiTaskDataCollator
-from distillation_multitask import TeacherAnnealing, add_teachers
+from distillation_multitask import TeacherAnnealing, add_teachers, embedding_teachers
 from encoder_cache import EncoderCache
 from encoder_source import check_vocabulary, find_encoder
 from input_errors import explain_loading
@@ -261,19 +260,18 @@ def prepare_run(model_args: ModelArguments, data_args: DataArguments, args: Mult
     model.learn_loss_weights(args.loss_balancing == "uncertainty")
     kept = [name for name in model.config.tasks if name not in loaded]
     with args.main_process_first(desc="tokenising"):
-        features = build_features(
-            loaded, tokenizer, model.max_length(tokenizer), embed=partial(model.encode, tokenizer=tokenizer)
-        )
         sources = {name: task.distill_from for name, task in data_args.tasks.items() if task.distill_from}
-        teachers = add_teachers(
+        where = {"offline": data_args.offline, "device": args.device, "bf16": bool(args.bf16)}
+        embedders = embedding_teachers(loaded, sources, model, tokenizer, **where)
+        features = build_features(loaded, tokenizer, model.max_length(tokenizer), teachers=embedders)
+        teachers = {name: one.digest for name, one in embedders.items() if one.digest}
+        teachers |= add_teachers(
             features,
             loaded,
-            sources,
+            {name: source for name, source in sources.items() if name not in embedders},
             tokenizer,
             model.max_length(tokenizer),
-            data_args.offline,
-            args.device,
-            bool(args.bf16),
+            **where,
         )
         kept_features = load_drift_data(kept, model, tokenizer, data_args, args.max_head_drift)
     if model_args.lora is not None:

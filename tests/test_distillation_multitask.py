@@ -24,17 +24,20 @@ from distillation_multitask import (
     Teacher,
     TeacherAnnealing,
     add_teachers,
+    embedding_teachers,
     logits_of_tokens,
     logits_of_words,
     open_teacher,
 )
 from losses_multitask import losses_of, r_drop_losses, taught_losses, teacher_losses
+from modeling_multitask import MultiTaskModel
 from saved_model import open_model
 from task_data import load_tasks
 from task_features import build_features
 from task_sampler import TaskSamplingDataset
 
 TOPIC = {"dataset": "builtin:topic"}
+ANCHOR = {**TOPIC, "kind": "feature-extraction"}
 ENTITIES = {"dataset": "builtin:entities", "columns": {"tokens": "tokens", "label": "ner_tags"}}
 SIMILARITY = {
     "dataset": "builtin:similarity",
@@ -445,14 +448,62 @@ def test_what_says_how_to_learn_from_a_teacher_needs_one() -> None:
     with pytest.raises(ValueError, match="loss.label_share says how it learns from a teacher; name one"):
         read_task("topic", {**TOPIC, "loss": {"label_share": [0, 1]}})
     read_task("topic", {**TOPIC, "loss": {"label_share": [0, 1]}, "distill_from": "folder"})
-    with pytest.raises(ValueError, match="learns from a teacher already"):
-        read_task("anchor", {"dataset": "builtin:topic", "kind": "feature-extraction", "distill_from": "folder"})
+    with pytest.raises(ValueError, match="label_share"):
+        read_task("anchor", {**ANCHOR, "loss": {"label_share": [0, 1]}, "distill_from": "folder"})
 
 
 @pytest.mark.parametrize("share", [0.5, [0.5], [0, 2], ["a", 1]])
 def test_a_label_share_is_two_numbers_between_0_and_1(share) -> None:
     with pytest.raises(ValueError, match=r"loss\.label_share"):
         check_task("topic", {**TINY_TASKS["topic"], "loss": {"label_share": share}})
+
+
+# Embeddings
+
+
+def embedding_model(folder: Path, seed: int, **config) -> str:
+    """A saved model of ours with random embeddings."""
+    return save(new_model({"topic": TINY_TASKS["topic"]}, seed=seed, **config), folder)
+
+
+def test_the_embedding_of_another_model_is_learnt_and_without_one_the_models_own(tmp_path) -> None:
+    """Labels are the named model's embeddings of each row's text; two tasks may have different teachers."""
+    student, tokenizer = open_model(embedding_model(tmp_path / "student", 1), offline=True)
+    other = embedding_model(tmp_path / "other", 2)
+    loaded = load({"own": ANCHOR, "others": ANCHOR})
+    teachers = embedding_teachers(loaded, {"others": other}, student, tokenizer, offline=True)
+    texts = {row["row"]: row["text"] for row in loaded["own"].splits["train"]}
+    features = build_features(loaded, tokenizer, MAX_LENGTH, teachers=teachers)
+    vectors = {"own": student.encode, "others": open_model(other, offline=True)[0].encode}
+    for item in features.train["others+own"]:
+        for name, encode in vectors.items():
+            expected = encode([texts[item["row"]]], tokenizer=tokenizer)[0]
+            np.testing.assert_allclose(item["labels"][name], expected, atol=1e-5)
+    assert not np.allclose(item["labels"]["own"], item["labels"]["others"], atol=0.01)
+    assert teachers["others"].digest and not teachers["own"].digest
+
+
+def test_a_sentence_encoder_that_is_none_of_ours_teaches_its_embedding(tmp_path) -> None:
+    model = new_model({"topic": TINY_TASKS["topic"]})
+    folder = save(model.encoder, tmp_path / "encoder")
+    teacher = embedding_teachers(load({"keep": ANCHOR}), {"keep": folder}, model, None, offline=True)["keep"]
+    text = "Oil prices fell"
+    expected = MultiTaskModel.from_backbone(folder).encode([text], tokenizer=tiny_tokenizer("bert"))
+    np.testing.assert_allclose(teacher.embed([text]), expected, atol=1e-6)
+
+
+def test_a_teacher_of_embeddings_that_does_not_fit_is_refused(tmp_path) -> None:
+    """Of another size, or where the data holds embeddings; the message has both ways out."""
+    student = new_model({"topic": TINY_TASKS["topic"]})
+    size = student.config.embedding_size
+    small = embedding_model(tmp_path / "small", 1, projection_dim=size // 2)
+    loaded = load({"keep": ANCHOR})
+    with pytest.raises(ValueError, match=rf"'keep'.* {size} numbers; those of .*small are {size // 2}\. .*projection"):
+        embedding_teachers(loaded, {"keep": small}, student, None, offline=True)
+    rows = loaded["keep"].splits["train"]
+    loaded["keep"].splits["train"] = rows.add_column("label", [[0.0] * size] * len(rows))
+    with pytest.raises(ValueError, match="it has both. Remove distill_from"):
+        embedding_teachers(loaded, {"keep": small}, student, None, offline=True)
 
 
 # Runs

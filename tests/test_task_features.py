@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerFast
 from arguments_multitask import read_task
 from configuration_multitask import LABEL_PADDING
 from task_data import load_tasks
-from task_features import build_features
+from task_features import EmbeddingTeacher, build_features
 
 ALIGNED = {
     "topic": {"dataset": "builtin:topic_sentiment", "columns": {"label": "topic"}},
@@ -71,7 +71,8 @@ def test_a_task_without_embeddings_is_taught_by_the_given_teacher(tokenizer: Pre
 
     loaded = load(tasks)
     texts = {row["row"]: row["text"] for row in loaded["anchor"].splits["test"]}
-    features = build_features(loaded, tokenizer, 64, embed=embed)
+    features = build_features(loaded, tokenizer, 64, teachers={"anchor": EmbeddingTeacher("a counter", embed)})
+    assert any("its teacher is a counter" in note for note in features.notes)
     for row in features.test["anchor"]:
         assert row["labels"]["anchor"] == [len(texts[row["row"]]), 1.0]
     with pytest.raises(ValueError, match="no teacher to compute"):
@@ -84,9 +85,8 @@ def test_the_embedding_of_joined_words_is_learnt_by_the_item_that_carries_their_
     keep = {"dataset": "builtin:entities", "kind": "feature-extraction", "columns": {"tokens": "tokens"}}
     loaded = load({"ner": entities, "keep": keep})
     words = {row["row"]: row["tokens"] for row in loaded["keep"].splits["train"]}
-    features = build_features(
-        loaded, tokenizer, 64, embed=lambda texts: np.array([[len(t)] for t in texts], np.float32)
-    )
+    teacher = EmbeddingTeacher("a counter", lambda texts: np.array([[len(t)] for t in texts], np.float32))
+    features = build_features(loaded, tokenizer, 64, teachers={"keep": teacher})
     assert list(features.train) == ["keep+ner"]
     for item in features.train["keep+ner"]:
         assert item["labels"]["keep"] == [len(" ".join(words[item["row"]]))]
