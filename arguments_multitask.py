@@ -251,7 +251,8 @@ class DataArguments:
     )
     sampling_cap: int = _option("Rows above which a task counts as no larger, for its share.", 262144)
     sampling_shares: dict[str, float] | None = _option(
-        "Share of each task's rows in training, name -> number (any sum); needed by the strategy shares, else unset."
+        "Share of each task's rows in training, name -> number (any sum); needed by the strategy shares, else unset. "
+        "Of tasks that read the same rows one is enough; several add up."
     )
     search: dict[str, Any] | None = _option(
         "For search_hf.py, not read in training: argument (tasks.TASK.FIELD for a field of a task) -> a list of "

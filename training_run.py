@@ -9,7 +9,8 @@ scores and saves nothing.
     train_model(run, trainer)
 """
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from modeling_multitask import MultiTaskModel
 from recipe_arguments import parse_arguments
 from run_checkpoints import check_recipe, describe_run, find_checkpoint
 from task_data import LoadedTask, load_tasks, require_split
-from task_features import TaskFeatures, build_features
+from task_features import TaskFeatures, aligned_groups, build_features
 from task_metrics import MultiTaskMetrics, preprocess_logits_for_metrics
 from task_sampler import TaskSamplingDataset, check_sampling
 from trained_start import extend_trained, refuse_frozen
@@ -127,8 +128,30 @@ def use_cheaper_steps(model: MultiTaskModel, args: MultiTaskTrainingArguments) -
             use_bfloat16_states(model)
 
 
+def shares_of_groups(loaded: dict[str, LoadedTask], shares: Mapping[str, float]) -> dict[str, float]:
+    """The share of each group of tasks that read the same rows: what its tasks have in sum.
+
+    Raises:
+        ValueError: for a group without a share, a share that is not positive, or one of a task without training rows.
+    """
+    groups = [names for names in aligned_groups(loaded) if "train" in loaded[names[0]].splits]
+    found = {"+".join(names): sum(shares.get(name, 0.0) for name in names) for names in groups}
+    without = [" or ".join(names) for names in groups if not found["+".join(names)]]
+    wrong = [name for name, share in shares.items() if not 0 < share < math.inf]
+    unread = sorted(shares.keys() - {name for names in groups for name in names})
+    if without or wrong or unread:
+        found_out = {"Without one": without, "not positive": wrong, "without training rows": unread}
+        raise ValueError(
+            "sampling_shares has a positive number for each task with training rows, and for no other; one of several "
+            f"tasks that read the same rows is enough. It has {dict(shares)}. "
+            + "; ".join(f"{what}: {', '.join(names)}" for what, names in found_out.items() if names)
+            + "."
+        )
+    return found
+
+
 def build_sampling(
-    features: TaskFeatures, data: DataArguments, args: MultiTaskTrainingArguments
+    features: TaskFeatures, data: DataArguments, args: MultiTaskTrainingArguments, shares: dict[str, float] | None
 ) -> TaskSamplingDataset:
     """The training order of the recipe, for this number of processes."""
     return TaskSamplingDataset(
@@ -140,7 +163,7 @@ def build_sampling(
         grouping=data.grouping,
         temperature=data.sampling_temperature,
         cap=data.sampling_cap,
-        shares=data.sampling_shares,
+        shares=shares,
     )
 
 
@@ -256,6 +279,9 @@ def prepare_run(model_args: ModelArguments, data_args: DataArguments, args: Mult
     with args.main_process_first(desc="reading data"):
         loaded = load_tasks(data_args.tasks, data_args.data_root, args.seed, data_args.offline)
     require_split(loaded, "validation")
+    shares = None
+    if data_args.sampling_strategy == "shares":
+        shares = shares_of_groups(loaded, data_args.sampling_shares or {})
     model, tokenizer = build_model(model_args, loaded, data_args.offline, args.freeze)
     model.learn_loss_weights(args.loss_balancing == "uncertainty")
     kept = [name for name in model.config.tasks if name not in loaded]
@@ -276,7 +302,7 @@ def prepare_run(model_args: ModelArguments, data_args: DataArguments, args: Mult
         kept_features = load_drift_data(kept, model, tokenizer, data_args, args.max_head_drift)
     if model_args.lora is not None:
         data_args.notes.append(describe_adapters(model))
-    sampling = build_sampling(features, data_args, args)
+    sampling = build_sampling(features, data_args, args, shares)
     guard = SamplingGuard(sampling)
     guard.check(args)
     recipe = describe_recipe((model_args, data_args, args), model, sampling, teachers)

@@ -177,7 +177,7 @@ def train(trainer: Any, meter: Meter) -> None:
 def ours(bench: Bench, rows: Rows, meter: Meter, freeze_embeddings: bool = False) -> None:
     """One model for all tasks, put together as in `train_hf.py`."""
     model, tokenizer = build_model(bench.model, bench.loaded, offline=True)
-    sampling = build_sampling(TaskFeatures(train=rows), bench.data, bench.args)
+    sampling = build_sampling(TaskFeatures(train=rows), bench.data, bench.args, bench.data.sampling_shares)
     if freeze_embeddings:
         model.freeze("embeddings")
     use_cheaper_steps(model, bench.args)

@@ -129,7 +129,7 @@ RECIPES = [
     ),
     Case("an unknown grouping", ("grouping must be one of length, none", "'len'"), recipe={"grouping": "len"}),
     Case("a temperature below 1", ("temperature must be at least 1", "got 0"), recipe={"sampling_temperature": 0}),
-    Case("shares left out", ("a positive share for each of topic", "{}"), recipe={"sampling_strategy": "shares"}),
+    Case("shares left out", ("It has {}. Without one: topic.",), recipe={"sampling_strategy": "shares"}),
     Case(
         "an unknown task",
         ("task_name must be one of", "'topics'", "Did you mean 'topic'?"),

@@ -1,6 +1,7 @@
 """The commands, run as a user runs them: train, reload elsewhere, evaluate, refuse to overwrite, resume."""
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -17,11 +18,12 @@ from transformers import AutoTokenizer
 
 import evaluate_hf
 import train_hf
-from arguments_multitask import ModelArguments
+from arguments_multitask import ModelArguments, read_task
 from model_card import build_card
 from modeling_multitask import MultiTaskModel
 from saved_model import open_model
-from training_run import build_model
+from task_data import load_tasks
+from training_run import build_model, shares_of_groups
 
 RECIPE = """
 encoder: {encoder}
@@ -224,6 +226,22 @@ def test_the_dry_run_prints_the_plan_and_writes_nothing(
     printed = capsys.readouterr().out
     assert "inferred" in printed and "padding" in printed and "passes" in printed
     assert not (tmp_path / "none").exists()
+
+
+def test_tasks_that_read_the_same_rows_share_one_number() -> None:
+    """It stands at either of them, or in parts at both; none, or one of a task that is not trained, is refused."""
+    topic, keep = {"dataset": "builtin:topic"}, {"dataset": "builtin:topic", "kind": "feature-extraction"}
+    entities = {"dataset": "builtin:entities", "columns": {"tokens": "tokens", "label": "ner_tags"}}
+    columns = {"text": "sentence1", "text_pair": "sentence2", "label": "score"}
+    scored = {"dataset": "builtin:similarity", "columns": columns, "splits": {"train": None}}
+    tasks = {"topic": topic, "keep": keep, "ner": entities, "sts": scored}
+    loaded = load_tasks({name: read_task(name, task) for name, task in tasks.items()})
+    for shares in ({"topic": 2, "ner": 3}, {"keep": 2, "ner": 3}, {"topic": 1.5, "keep": 0.5, "ner": 3}):
+        assert shares_of_groups(loaded, shares) == {"keep+topic": 2, "ner": 3}
+    with pytest.raises(ValueError, match="Without one: keep or topic.$"):
+        shares_of_groups(loaded, {"ner": 3})
+    with pytest.raises(ValueError, match="not positive: keep, ner; without training rows: sts.$"):
+        shares_of_groups(loaded, {"topic": 2, "keep": -1, "ner": math.inf, "sts": 1})
 
 
 def test_a_trained_model_is_not_replaced_unasked(
