@@ -61,7 +61,7 @@ def test_every_shipped_recipe_parses_and_has_a_nano_form(path: Path, tmp_path: P
 
 
 def test_the_shipped_recipes_are_these() -> None:
-    names = ["news_entities", "preserved_embedding", "quickstart", "sentiment_entities", "six_tasks"]
+    names = ["news_entities", "no_regret", "preserved_embedding", "quickstart", "sentiment_entities", "six_tasks"]
     assert [path.stem for path in RECIPES] == [*names, "topic_sentiment_aligned"]
 
 

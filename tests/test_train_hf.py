@@ -302,7 +302,9 @@ def test_the_offline_recipes_run_in_nano_form(name: str, repository: Path, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.real_data
-@pytest.mark.parametrize("name", ["news_entities", "sentiment_entities", "six_tasks"])
+@pytest.mark.parametrize(
+    "name", ["news_entities", "no_regret", "preserved_embedding", "sentiment_entities", "six_tasks"]
+)
 def test_the_published_recipes_run_in_nano_form(name: str, repository: Path, data_root: Path, tmp_path: Path) -> None:
     """On published data read through `--data_root`."""
     words = ["train_hf.py", f"recipes/{name}.yaml", "--nano", "--output_dir", str(tmp_path / name), "--data_root"]
