@@ -5,7 +5,8 @@
 
 Prints the table that training ends with, and writes `<split>_results.json` (scores and protocol), predictions by row
 and confusion matrices to `--output_dir` (default: `<model>/evaluation`). Labels are matched by name to those of the
-model. Several processes (`accelerate launch ... evaluate_hf.py ...`) find the scores of one.
+model. Tasks that learnt a teacher's embedding are left out, and named. Several processes (`accelerate launch ...
+evaluate_hf.py ...`) find the scores of one.
 """
 
 import argparse
@@ -14,8 +15,9 @@ import logging
 import torch
 from transformers import TrainingArguments
 
-from arguments_multitask import SPLITS
+from arguments_multitask import SPLITS, TaskArguments
 from command_help import CommandParser
+from configuration_multitask import FEATURE_EXTRACTION
 from data_collator import MultiTaskDataCollator
 from input_errors import one_line_errors, positive
 from recipe_arguments import parse_arguments
@@ -46,6 +48,11 @@ def parse_evaluation(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def needs_teacher(task: TaskArguments) -> bool:
+    """Whether a task's labels are embeddings that its data does not hold."""
+    return task.kind == FEATURE_EXTRACTION and "label" not in task.columns
+
+
 def main(argv: list[str] | None = None) -> None:
     """Parse, load, score, report."""
     given = parse_evaluation(argv)
@@ -64,6 +71,8 @@ def main(argv: list[str] | None = None) -> None:
     with one_line_errors("evaluate_hf.py"):
         model, tokenizer = open_model(given.model, given.offline)
         names = given.tasks or [name for name in data_args.tasks if name in model.config.tasks]
+        untaught = [] if given.tasks else [name for name in names if needs_teacher(data_args.tasks[name])]
+        names = [name for name in names if name not in untaught]
         unknown = [name for name in names if name not in data_args.tasks or name not in model.config.tasks]
         if unknown or not names:
             raise ValueError(
@@ -89,6 +98,8 @@ def main(argv: list[str] | None = None) -> None:
     trainer.save_metrics(given.split, metrics | {f"{given.split}_protocol": described}, combined=False)
     if trainer.is_world_process_zero():
         print(format_scores(model.config.tasks, metrics, given.split))
+        if untaught:
+            print(f"Not scored: {', '.join(untaught)}. They learnt a teacher's embedding, which is not here.")
         print(f"Results in {output_dir}")
 
 

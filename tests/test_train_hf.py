@@ -210,6 +210,19 @@ def test_evaluating_the_saved_model_repeats_the_scores_of_the_run(trained: Path,
     assert "test_similarity_spearman" not in again
 
 
+def test_evaluating_leaves_out_what_only_a_teacher_could_label_and_says_so(
+    trained: Path, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All other tasks are scored; asked for by name, it is refused."""
+    evaluate_hf.main([str(trained), "--data", str(recipe), "--output_dir", str(tmp_path)])
+    assert "Not scored: anchor. They learnt" in capsys.readouterr().out
+    scored = results(tmp_path, "test")["test_protocol"]
+    assert set(scored) == set(results(trained, "test")["test_protocol"]) - {"anchor"}
+    with pytest.raises(SystemExit):
+        evaluate_hf.main([str(trained), "--data", str(recipe), "--output_dir", str(tmp_path), "--tasks", "anchor"])
+    assert "there is no teacher to compute them" in capsys.readouterr().err
+
+
 def test_the_tokenizers_lower_limit_stands_in_the_configuration(encoder_folder, tmp_path: Path) -> None:
     """Other clients read it there; the encoder alone could read more."""
     shutil.copytree(encoder_folder("bert"), tmp_path, dirs_exist_ok=True)
