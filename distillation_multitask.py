@@ -154,6 +154,11 @@ class Teacher:
         return dict(self.tokenizer(texts, pairs, return_offsets_mapping=with_offsets, **options))
 
 
+def shown(source: str) -> str:
+    """A teacher's name for notes, which end in the card: of a folder its own name, not where it lies here."""
+    return Path(source).resolve().name if Path(source).is_dir() else source
+
+
 def digest_of(model: nn.Module, *more: Any) -> str:
     """A hash of a model's weights, and of what else decides its answers."""
     sha = hashlib.sha256(repr(more).encode())
@@ -292,7 +297,7 @@ def embedding_teachers(
         if "label" not in next(iter(task.splits.values())).column_names:
             if source is not None and source not in opened:
                 embed = Embedder(*open_embedder(name, source, model.config.embedding_size, offline), device, bf16)
-                opened[source] = EmbeddingTeacher(source, embed, digest_of(embed.model))
+                opened[source] = EmbeddingTeacher(shown(source), embed, digest_of(embed.model))
             teachers[name] = own if source is None else opened[source]
         elif source is not None:
             raise ValueError(
@@ -390,7 +395,7 @@ def add_teachers(
         for name, teacher in teachers.items():
             digests[name] = teacher.digest()
             teacher.model.to(device)
-            features.notes.append(f"Task {name!r} learns from the answers of {sources[name]} beside its labels.")
+            features.notes.append(f"Task {name!r} learns from the answers of {shown(sources[name])} beside its labels.")
         rows, own = loaded[taught[0]].splits["train"], features.train[group]
         kept = np.flatnonzero(np.isin(row_numbers(rows), row_numbers(own)))  # the others have no label at all
         reader = AnswerReader(teachers, tokenizer, max_length, bf16, rows.column_names)

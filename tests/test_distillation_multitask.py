@@ -110,7 +110,7 @@ def test_each_row_has_what_a_teacher_of_ours_says_of_its_text(topic, ours) -> No
         answers.append(torch.tensor(item["teacher_logits"]["topic"]))
         torch.testing.assert_close(answers[-1], expected, atol=1e-5, rtol=0)
     assert torch.stack(answers).std(dim=0).min() > 0.01, "the premise: answers differ from row to row"
-    assert any("learns from the answers of" in note for note in features.notes)
+    assert f"Task 'topic' learns from the answers of {Path(ours).name} beside its labels." in features.notes
 
 
 def test_a_classifier_of_transformers_answers_in_the_order_of_the_tasks_labels(topic, tmp_path) -> None:
@@ -481,6 +481,7 @@ def test_the_embedding_of_another_model_is_learnt_and_without_one_the_models_own
             np.testing.assert_allclose(item["labels"][name], expected, atol=1e-5)
     assert not np.allclose(item["labels"]["own"], item["labels"]["others"], atol=0.01)
     assert teachers["others"].digest and not teachers["own"].digest
+    assert "Task 'others': its teacher is other." in features.notes
 
 
 def test_a_sentence_encoder_that_is_none_of_ours_teaches_its_embedding(tmp_path) -> None:
