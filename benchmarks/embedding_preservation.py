@@ -19,7 +19,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from recipe_results import ROOT, between_marks, hardware, without_paths  # first: it puts the sources on the path
+from recipe_results import (  # first: it puts the sources on the path
+    ROOT,
+    between_marks,
+    hardware,
+    parse_with_further,
+    without_paths,
+)
 
 from command_help import CommandParser
 from configuration_multitask import FEATURE_EXTRACTION
@@ -129,8 +135,7 @@ def main() -> None:
         "--output", default=str(ROOT / "benchmarks" / "results" / "embedding_preservation.json"), help="Results file."
     )
     parser.add_argument("--guide", default=str(GUIDE), help="The text with the table (default: %(default)s).")
-    cut = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
-    given, further = parser.parse_args(sys.argv[1:cut]), sys.argv[cut + 1 :]
+    given, further = parse_with_further(parser)
     if given.data_root:
         measure(given, further)
     guide = Path(given.guide)

@@ -18,17 +18,22 @@ two marks, is made of it (without `--data_root` nothing else is done). A test co
 
 import argparse
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-from recipe_results import ROOT, between_marks, hardware, without_paths  # first: it puts the sources on the path
+from recipe_results import (  # first: it puts the sources on the path
+    ROOT,
+    between_marks,
+    hardware,
+    parse_with_further,
+    without_paths,
+)
 
 from arguments_multitask import DataArguments
 from command_help import CommandParser
 from configuration_multitask import FEATURE_EXTRACTION
 from recipe_arguments import parse_arguments
+from recipe_runs import train_apart
 from task_comparison import compare_task
 from task_metrics import primary_metric
 from task_predictions import predictions_path, read_predictions
@@ -82,7 +87,7 @@ def run_seed(system: str, data_args: DataArguments, given: argparse.Namespace, f
     words = ["train_hf.py", given.recipe, "--seed", str(seed), *further, *words_of(system, data_args, given, seed)]
     words += ["--output_dir", str(folder)]
     if not is_finished(folder):
-        subprocess.run([sys.executable, *words, "--overwrite_output"], cwd=ROOT, check=True)
+        train_apart([*words, "--overwrite_output"])
     return " ".join(["python", *(word.replace(str(given.singles), "SINGLES") for word in without_paths(words))])
 
 
@@ -196,8 +201,7 @@ def main() -> None:
     output = ROOT / "benchmarks" / "results" / "no_regret_differences.json"
     parser.add_argument("--output", default=str(output), help="Results file.")
     parser.add_argument("--guide", default=str(GUIDE), help="The text with the table (default: %(default)s).")
-    cut = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
-    given, further = parser.parse_args(sys.argv[1:cut]), sys.argv[cut + 1 :]
+    given, further = parse_with_further(parser)
     if given.data_root:
         measure(given, further)
     guide = Path(given.guide)

@@ -10,6 +10,7 @@ split, in exact character spans. What follows `--` goes to `train_hf.py`. Seeds 
 unless they are run again.
 """
 
+import argparse
 import json
 import sys
 import time
@@ -28,6 +29,12 @@ from recipe_runs import hardware, read_result, train_apart, without_paths  # noq
 from task_data import join_words, load_tasks  # noqa: E402
 
 Span = tuple[str, int, int]
+
+
+def parse_with_further(parser: CommandParser) -> tuple[argparse.Namespace, list[str]]:
+    """A benchmark's arguments, and what stands behind `--`, which goes to `train_hf.py`."""
+    cut = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    return parser.parse_args(sys.argv[1:cut]), sys.argv[cut + 1 :]
 
 
 def between_marks(text: str, begin: str, end: str, content: str) -> str:
@@ -108,8 +115,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="Seeds to train with.")
     parser.add_argument("--work", default="outputs/recipe_results", help="Folder for the models.")
     parser.add_argument("--output", help="Results file (default: benchmarks/results/<recipe>.json).")
-    cut = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
-    given, further = parser.parse_args(sys.argv[1:cut]), sys.argv[cut + 1 :]
+    given, further = parse_with_further(parser)
     name = Path(given.recipe).stem
     options = ["--data_root", str(Path(given.data_root).resolve()), *further]
     output = Path(given.output or ROOT / "benchmarks" / "results" / f"{name}.json")
